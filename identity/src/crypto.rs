@@ -1,0 +1,258 @@
+//! The one module that names a crypto provider: aws-lc-rs by default, ring with the
+//! feature `crypto-ring`. Everything else asks here.
+
+use std::sync::{Arc, OnceLock};
+
+use rustls::crypto::CryptoProvider;
+use rustls_pki_types::SignatureVerificationAlgorithm;
+use thiserror::Error;
+use zeroize::Zeroizing;
+
+// aws-lc-rs wins where cargo has unified both features into one build.
+#[cfg(feature = "crypto-aws-lc")]
+use aws_lc_rs as backend;
+#[cfg(all(feature = "crypto-ring", not(feature = "crypto-aws-lc")))]
+use ring as backend;
+#[cfg(not(any(feature = "crypto-aws-lc", feature = "crypto-ring")))]
+compile_error!("choose a crypto provider: the feature crypto-aws-lc (default) or crypto-ring");
+
+#[cfg(feature = "crypto-aws-lc")]
+use rustls::crypto::aws_lc_rs as rustls_backend;
+#[cfg(all(feature = "crypto-ring", not(feature = "crypto-aws-lc")))]
+use rustls::crypto::ring as rustls_backend;
+
+use backend::rand::SecureRandom as _;
+use backend::signature::{
+    ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P384_SHA384_ASN1_SIGNING, EcdsaKeyPair, KeyPair as _,
+    RSA_PKCS1_SHA256, RsaKeyPair,
+};
+
+/// A cryptographic operation did not succeed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum CryptoError {
+    /// A private key does not parse, or its parts do not belong together.
+    #[error("the private key is malformed or inconsistent")]
+    Key,
+    /// A key could not be made.
+    #[error("no key could be generated")]
+    Generate,
+    /// A signature could not be made.
+    #[error("signing failed")]
+    Sign,
+}
+
+/// A signature was not accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum SignatureError {
+    /// No supported algorithm goes with this key and this signature.
+    #[error("the signature algorithm is not supported, or does not go with the key")]
+    Unsupported,
+    /// The signature is not one of this key over this message.
+    #[error("the signature does not verify")]
+    Invalid,
+}
+
+/// The process's provider. With aws-lc-rs the first key exchange is X25519MLKEM768.
+pub fn provider() -> Arc<CryptoProvider> {
+    static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
+    Arc::clone(PROVIDER.get_or_init(|| Arc::new(rustls_backend::default_provider())))
+}
+
+/// Makes [`provider`] the process's default, for libraries that ask for it. Once is
+/// enough; more does nothing.
+pub fn install_default() {
+    // The only error is that a default is installed already.
+    let _ = CryptoProvider::clone(&provider()).install_default();
+}
+
+/// SHA-256 (FIPS 180-4).
+pub fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let mut out = [0; 32];
+    out.copy_from_slice(backend::digest::digest(&backend::digest::SHA256, bytes).as_ref());
+    out
+}
+
+/// Random bytes from the provider's generator.
+///
+/// # Panics
+/// When the operating system gives no random bytes: then nothing safe can be done.
+pub fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    let filled = backend::rand::SystemRandom::new().fill(&mut bytes);
+    assert!(filled.is_ok(), "the operating system gives no random bytes");
+    bytes
+}
+
+/// All signature algorithms that chains are verified with.
+pub(crate) fn signature_algorithms() -> &'static [&'static dyn SignatureVerificationAlgorithm] {
+    static ALGORITHMS: OnceLock<&'static [&'static dyn SignatureVerificationAlgorithm]> =
+        OnceLock::new();
+    ALGORITHMS.get_or_init(|| provider().signature_verification_algorithms.all)
+}
+
+/// Verifies `signature` over `message`. The algorithms are given as the contents of
+/// their `AlgorithmIdentifier`s; key and signature algorithm must go together.
+pub fn verify_signature(
+    key_algorithm: &[u8],
+    key: &[u8],
+    signature_algorithm: &[u8],
+    message: &[u8],
+    signature: &[u8],
+) -> Result<(), SignatureError> {
+    let algorithm = signature_algorithms()
+        .iter()
+        .find(|one| {
+            one.public_key_alg_id().as_ref() == key_algorithm
+                && one.signature_alg_id().as_ref() == signature_algorithm
+        })
+        .ok_or(SignatureError::Unsupported)?;
+    algorithm
+        .verify_signature(key, message, signature)
+        .map_err(|_| SignatureError::Invalid)
+}
+
+/// A P-256 key in PKCS#8 (RFC 5208), with its public key inside.
+pub(crate) fn generate_p256() -> Result<Zeroizing<Vec<u8>>, CryptoError> {
+    let random = backend::rand::SystemRandom::new();
+    let document = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &random)
+        .map_err(|_| CryptoError::Generate)?;
+    Ok(Zeroizing::new(document.as_ref().to_vec()))
+}
+
+/// A parsed private key. aws-lc-rs wipes its memory when it is dropped; ring does not.
+pub(crate) enum PrivateKey {
+    P256(EcdsaKeyPair),
+    P384(EcdsaKeyPair),
+    Rsa(RsaKeyPair),
+}
+
+impl PrivateKey {
+    pub(crate) fn p256(pkcs8: &[u8]) -> Result<Self, CryptoError> {
+        ecdsa(&ECDSA_P256_SHA256_ASN1_SIGNING, pkcs8).map(Self::P256)
+    }
+
+    pub(crate) fn p384(pkcs8: &[u8]) -> Result<Self, CryptoError> {
+        ecdsa(&ECDSA_P384_SHA384_ASN1_SIGNING, pkcs8).map(Self::P384)
+    }
+
+    pub(crate) fn rsa(pkcs8: &[u8]) -> Result<Self, CryptoError> {
+        RsaKeyPair::from_pkcs8(pkcs8)
+            .map(Self::Rsa)
+            .map_err(|_| CryptoError::Key)
+    }
+
+    /// The `subjectPublicKey` bits.
+    pub(crate) fn public_bits(&self) -> &[u8] {
+        match self {
+            Self::P256(key) | Self::P384(key) => key.public_key().as_ref(),
+            Self::Rsa(key) => key.public_key().as_ref(),
+        }
+    }
+
+    /// ECDSA with the hash of the curve's size, or RSA PKCS#1 v1.5 with SHA-256.
+    pub(crate) fn sign(&self, message: &[u8]) -> Result<Vec<u8>, CryptoError> {
+        let random = backend::rand::SystemRandom::new();
+        match self {
+            Self::P256(key) | Self::P384(key) => key
+                .sign(&random, message)
+                .map(|signature| signature.as_ref().to_vec())
+                .map_err(|_| CryptoError::Sign),
+            Self::Rsa(key) => {
+                let mut signature = vec![0; modulus_len(key)];
+                key.sign(&RSA_PKCS1_SHA256, &random, message, &mut signature)
+                    .map_err(|_| CryptoError::Sign)?;
+                Ok(signature)
+            }
+        }
+    }
+}
+
+#[cfg(feature = "crypto-aws-lc")]
+fn ecdsa(
+    algorithm: &'static backend::signature::EcdsaSigningAlgorithm,
+    pkcs8: &[u8],
+) -> Result<EcdsaKeyPair, CryptoError> {
+    EcdsaKeyPair::from_pkcs8(algorithm, pkcs8).map_err(|_| CryptoError::Key)
+}
+
+#[cfg(all(feature = "crypto-ring", not(feature = "crypto-aws-lc")))]
+fn ecdsa(
+    algorithm: &'static backend::signature::EcdsaSigningAlgorithm,
+    pkcs8: &[u8],
+) -> Result<EcdsaKeyPair, CryptoError> {
+    let random = backend::rand::SystemRandom::new();
+    EcdsaKeyPair::from_pkcs8(algorithm, pkcs8, &random).map_err(|_| CryptoError::Key)
+}
+
+#[cfg(feature = "crypto-aws-lc")]
+fn modulus_len(key: &RsaKeyPair) -> usize {
+    key.public_modulus_len()
+}
+
+#[cfg(all(feature = "crypto-ring", not(feature = "crypto-aws-lc")))]
+fn modulus_len(key: &RsaKeyPair) -> usize {
+    key.public().modulus_len()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+
+    use rustls_pki_types::alg_id;
+
+    use super::*;
+
+    #[test]
+    fn the_post_quantum_key_exchange_comes_first_where_there_is_one() {
+        let first = provider().kx_groups[0].name();
+        if cfg!(feature = "crypto-aws-lc") {
+            assert_eq!(first, rustls::NamedGroup::X25519MLKEM768);
+        } else {
+            assert_eq!(first, rustls::NamedGroup::X25519);
+        }
+    }
+
+    #[test]
+    fn installing_twice_is_fine() {
+        install_default();
+        install_default();
+        assert!(CryptoProvider::get_default().is_some());
+    }
+
+    #[test]
+    fn sha256_of_abc() {
+        let expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        assert_eq!(hex::encode(sha256(b"abc")), expected);
+    }
+
+    #[test]
+    fn a_signature_verifies_with_its_key_message_and_algorithm_alone() {
+        let key = PrivateKey::p256(&generate_p256().unwrap()).unwrap();
+        let signature = key.sign(b"message").unwrap();
+        let verify = |bits: &[u8], algorithm: &[u8], message: &[u8], signature: &[u8]| {
+            verify_signature(&alg_id::ECDSA_P256, bits, algorithm, message, signature)
+        };
+        let bits = key.public_bits();
+        assert_eq!(
+            verify(bits, &alg_id::ECDSA_SHA256, b"message", &signature),
+            Ok(())
+        );
+        let invalid = Err(SignatureError::Invalid);
+        assert_eq!(
+            verify(bits, &alg_id::ECDSA_SHA384, b"message", &signature),
+            invalid
+        );
+        assert_eq!(
+            verify(bits, &alg_id::ECDSA_SHA256, b"massage", &signature),
+            invalid
+        );
+        assert_eq!(
+            verify(&bits[1..], &alg_id::ECDSA_SHA256, b"message", &signature),
+            invalid
+        );
+        assert_eq!(
+            verify(bits, &alg_id::RSA_PKCS1_SHA256, b"message", &signature),
+            Err(SignatureError::Unsupported)
+        );
+    }
+}

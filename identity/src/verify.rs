@@ -1,0 +1,370 @@
+//! Verification of presented X509-SVIDs: RFC 5280 path validation by webpki, what
+//! webpki leaves out, and the SPIFFE rules (requirements 7 to 13).
+
+use std::cell::RefCell;
+use std::time::Duration;
+
+use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
+use spiffe::{SpiffeId, TrustDomain};
+use time::OffsetDateTime;
+use webpki::{
+    EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeIdIter, RequiredEkuNotFoundContext,
+    VerifiedPath,
+};
+use x509_parser::extensions::KeyUsage;
+
+use crate::bundle::BundleSet;
+use crate::crypto;
+use crate::facts::{Facts, FactsError};
+use crate::limits;
+use crate::serial::Serial;
+
+mod error;
+pub use error::{VerifyError, Which};
+
+/// An SVID whose chain leads to an authority of its trust domain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VerifiedSvid {
+    /// Whose it is.
+    pub spiffe_id: SpiffeId,
+    /// Start of the leaf's validity.
+    pub not_before: OffsetDateTime,
+    /// End of the leaf's validity.
+    pub not_after: OffsetDateTime,
+    /// The leaf's serial number.
+    pub serial: Serial,
+    /// DNS names in the leaf, besides its SPIFFE ID.
+    pub dns_names: Vec<String>,
+    /// SHA-256 of the leaf's `SubjectPublicKeyInfo`.
+    pub spki_sha256: [u8; 32],
+    /// The authority that the chain leads to.
+    pub authority: CertificateDer<'static>,
+}
+
+/// Verifies a presented chain, leaf first, at the time `now`, against the bundle of the
+/// leaf's own trust domain. The root may be among the presented certificates.
+pub fn verify_svid(
+    chain: &[CertificateDer<'_>],
+    bundles: &BundleSet,
+    now: OffsetDateTime,
+) -> Result<VerifiedSvid, VerifyError> {
+    if chain.len() > limits::CHAIN_CERTIFICATES {
+        return Err(VerifyError::TooMany(chain.len()));
+    }
+    let facts = chain
+        .iter()
+        .enumerate()
+        .map(|(at, der)| {
+            Facts::parse(der).map_err(|error| VerifyError::Certificate {
+                position: at + 1,
+                error,
+            })
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    let (leaf, intermediates) = facts.split_first().ok_or(VerifyError::Empty)?;
+    let spiffe_id = check_leaf(leaf)?;
+    let trust_domain = spiffe_id.trust_domain();
+    let bundle = bundles
+        .get(trust_domain)
+        .ok_or_else(|| VerifyError::UnknownTrustDomain(trust_domain.clone()))?;
+    check_time(leaf, || Which::Leaf, now)?;
+    if let Some(oid) = &leaf.unknown_critical {
+        return Err(VerifyError::UnknownCritical {
+            which: Which::Leaf,
+            oid: oid.clone(),
+        });
+    }
+    let search = Search {
+        leaf,
+        intermediates,
+        trust_domain,
+        now,
+    };
+    let authority = search.run(chain, &bundle.authorities)?;
+    Ok(VerifiedSvid {
+        not_before: leaf.not_before,
+        not_after: leaf.not_after,
+        serial: leaf.serial.clone(),
+        dns_names: leaf.dns_names.iter().map(ToString::to_string).collect(),
+        spki_sha256: crypto::sha256(leaf.spki),
+        authority,
+        spiffe_id,
+    })
+}
+
+/// The SPIFFE ID that a certificate claims. Nothing is verified: for certificates that
+/// have been verified before, and for messages.
+pub fn spiffe_id(certificate: &[u8]) -> Result<SpiffeId, VerifyError> {
+    let facts = Facts::parse(certificate)
+        .map_err(|error| VerifyError::Certificate { position: 1, error })?;
+    Ok(facts.spiffe_id()?)
+}
+
+/// The SPIFFE rules for a leaf.
+fn check_leaf(leaf: &Facts<'_>) -> Result<SpiffeId, VerifyError> {
+    if leaf.is_ca {
+        return Err(VerifyError::CaAsLeaf);
+    }
+    let id = leaf.spiffe_id()?;
+    if id.path().is_empty() {
+        return Err(VerifyError::NoPath(id));
+    }
+    let usage = leaf.key_usage.as_ref().ok_or(VerifyError::KeyUsage)?;
+    if usage.key_cert_sign() || usage.crl_sign() {
+        return Err(VerifyError::LeafMaySign);
+    }
+    if !leaf.key_usage_critical {
+        return Err(VerifyError::KeyUsage);
+    }
+    if !usage.digital_signature() {
+        return Err(VerifyError::NoDigitalSignature);
+    }
+    match leaf.extended_key_usage {
+        None | Some((true, true)) => Ok(id),
+        Some(_) => Err(VerifyError::ExtendedKeyUsage),
+    }
+}
+
+fn check_time(
+    certificate: &Facts<'_>,
+    which: impl Fn() -> Which,
+    now: OffsetDateTime,
+) -> Result<(), VerifyError> {
+    let Facts {
+        not_before,
+        not_after,
+        ..
+    } = *certificate;
+    // Certificates count whole seconds; notAfter's own second is still valid.
+    if now.unix_timestamp() > not_after.unix_timestamp() {
+        return Err(VerifyError::Expired {
+            which: which(),
+            not_after,
+        });
+    }
+    if now < not_before {
+        return Err(VerifyError::NotYetValid {
+            which: which(),
+            not_before,
+        });
+    }
+    Ok(())
+}
+
+/// One search for a path from the leaf to an authority.
+struct Search<'s> {
+    leaf: &'s Facts<'s>,
+    intermediates: &'s [Facts<'s>],
+    trust_domain: &'s TrustDomain,
+    now: OffsetDateTime,
+}
+
+impl Search<'_> {
+    /// The authority at the end of the path.
+    fn run(
+        &self,
+        chain: &[CertificateDer<'_>],
+        authorities: &[CertificateDer<'static>],
+    ) -> Result<CertificateDer<'static>, VerifyError> {
+        let usable: Vec<(TrustAnchor<'_>, &CertificateDer<'static>)> = authorities
+            .iter()
+            .filter_map(|der| Some((webpki::anchor_from_trusted_cert(der).ok()?, der)))
+            .collect();
+        if usable.is_empty() {
+            return Err(VerifyError::NoAuthority(self.trust_domain.clone()));
+        }
+        let anchors: Vec<TrustAnchor<'_>> =
+            usable.iter().map(|(anchor, _)| anchor.clone()).collect();
+        let leaf = EndEntityCert::try_from(&chain[0]).map_err(|error| self.explain(&error))?;
+        let since_epoch = u64::try_from(self.now.unix_timestamp()).unwrap_or(0);
+        // What webpki leaves out is checked on each path that it finds, so that another
+        // path is tried where one fails. Two certificates of one CA (one expired, one
+        // renewed) are one anchor to webpki: either may complete the path.
+        let refusal: RefCell<Option<VerifyError>> = RefCell::new(None);
+        let accepted: RefCell<Option<CertificateDer<'static>>> = RefCell::new(None);
+        let check_path = |path: &VerifiedPath<'_>| {
+            for (_, der) in usable.iter().filter(|(anchor, _)| anchor == path.anchor()) {
+                match self.check_path(path, der) {
+                    Ok(()) => {
+                        accepted.replace(Some((*der).clone()));
+                        return Ok(());
+                    }
+                    Err(error) => drop(refusal.replace(Some(error))),
+                }
+            }
+            Err(webpki::Error::UnknownIssuer)
+        };
+        let found = leaf.verify_for_usage(
+            crypto::signature_algorithms(),
+            &anchors,
+            &chain[1..],
+            UnixTime::since_unix_epoch(Duration::from_secs(since_epoch)),
+            ServerAndClient,
+            None,
+            Some(&check_path),
+        );
+        match (found, accepted.take(), refusal.take()) {
+            (Ok(_), Some(authority), _) => Ok(authority),
+            (Ok(_), None, refusal) | (Err(webpki::Error::UnknownIssuer), _, refusal) => {
+                Err(refusal.unwrap_or_else(|| self.unknown_authority()))
+            }
+            (Err(error), ..) => Err(self.explain(&error)),
+        }
+    }
+
+    /// What webpki does not check of the CAs on a path: key usage, and everything of the
+    /// authority itself but its name, key and name constraints.
+    fn check_path(
+        &self,
+        path: &VerifiedPath<'_>,
+        authority: &CertificateDer<'_>,
+    ) -> Result<(), VerifyError> {
+        let broken = |error: FactsError| VerifyError::Path(error.to_string());
+        let mut below = 0_u32;
+        for intermediate in path.intermediate_certificates() {
+            let der = intermediate.der();
+            let facts = Facts::parse(&der).map_err(broken)?;
+            let which = || Which::Intermediate(facts.subject_text.clone());
+            if !facts
+                .key_usage
+                .as_ref()
+                .is_some_and(KeyUsage::key_cert_sign)
+            {
+                return Err(VerifyError::NoKeyCertSign(which()));
+            }
+            check_ca(&facts, which)?;
+            if facts.subject != facts.issuer {
+                below += 1;
+            }
+        }
+        let facts = Facts::parse(authority).map_err(broken)?;
+        let which = || Which::Authority(facts.subject_text.clone());
+        if !facts.is_ca {
+            return Err(VerifyError::NotCa(which()));
+        }
+        // Old roots have no key usage; one that has must allow it.
+        if facts
+            .key_usage
+            .as_ref()
+            .is_some_and(|usage| !usage.key_cert_sign())
+        {
+            return Err(VerifyError::NoKeyCertSign(which()));
+        }
+        if facts.path_length.is_some_and(|allowed| allowed < below) {
+            return Err(VerifyError::PathLength(which()));
+        }
+        check_ca(&facts, which)?;
+        check_time(&facts, which, self.now)
+    }
+
+    /// webpki's verdict in words, with the certificate that is at fault.
+    fn explain(&self, error: &webpki::Error) -> VerifyError {
+        use webpki::Error;
+        let blamed = |guilty: &dyn Fn(&Facts<'_>) -> bool| {
+            self.intermediates
+                .iter()
+                .find(|facts| guilty(facts))
+                .map_or(Which::Leaf, |facts| {
+                    Which::Intermediate(facts.subject_text.clone())
+                })
+        };
+        match error {
+            Error::CertExpired { .. } | Error::CertNotValidYet { .. } => self
+                .intermediates
+                .iter()
+                .find_map(|facts| {
+                    let which = || Which::Intermediate(facts.subject_text.clone());
+                    check_time(facts, which, self.now).err()
+                })
+                .unwrap_or_else(|| VerifyError::Path(error.to_string())),
+            Error::UnknownIssuer => self.unknown_authority(),
+            Error::CaUsedAsEndEntity => VerifyError::CaAsLeaf,
+            Error::EndEntityUsedAsCa => VerifyError::NotCa(blamed(&|facts| !facts.is_ca)),
+            Error::PathLenConstraintViolated => {
+                VerifyError::PathLength(blamed(&|facts| facts.path_length.is_some()))
+            }
+            Error::NameConstraintViolation | Error::MalformedNameConstraint => {
+                VerifyError::NameConstraints
+            }
+            Error::InvalidSignatureForPublicKey => VerifyError::Signature,
+            Error::UnsupportedSignatureAlgorithmContext(_)
+            | Error::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => {
+                VerifyError::SignatureAlgorithm
+            }
+            Error::UnsupportedCriticalExtension => self
+                .intermediates
+                .iter()
+                .find_map(|facts| {
+                    Some(VerifyError::UnknownCritical {
+                        which: Which::Intermediate(facts.subject_text.clone()),
+                        oid: facts.unknown_critical.clone()?,
+                    })
+                })
+                .unwrap_or_else(|| VerifyError::Path(error.to_string())),
+            Error::RequiredEkuNotFoundContext(_) | Error::EmptyEkuExtension => {
+                VerifyError::ExtendedKeyUsage
+            }
+            other => VerifyError::Path(other.to_string()),
+        }
+    }
+
+    /// Climbs by names as far as the presented certificates reach.
+    fn unknown_authority(&self) -> VerifyError {
+        let mut top = self.leaf;
+        for _ in self.intermediates {
+            let above = self
+                .intermediates
+                .iter()
+                .find(|facts| facts.subject == top.issuer && facts.subject != facts.issuer);
+            match above {
+                Some(above) if !std::ptr::eq(above, top) => top = above,
+                _ => break,
+            }
+        }
+        VerifyError::UnknownAuthority {
+            subject: top.subject_text.clone(),
+            issuer: top.issuer_text.clone(),
+            trust_domain: self.trust_domain.clone(),
+        }
+    }
+}
+
+fn check_ca(ca: &Facts<'_>, which: impl Fn() -> Which) -> Result<(), VerifyError> {
+    if ca.constrains_uris {
+        return Err(VerifyError::NameConstraints);
+    }
+    match &ca.unknown_critical {
+        Some(oid) => Err(VerifyError::UnknownCritical {
+            which: which(),
+            oid: oid.clone(),
+        }),
+        None => Ok(()),
+    }
+}
+
+/// Requirement 12 for every certificate of the path: where purposes are listed, both
+/// are (or, for a CA, any).
+struct ServerAndClient;
+
+impl ExtendedKeyUsageValidator for ServerAndClient {
+    fn validate(&self, purposes: KeyPurposeIdIter<'_, '_>) -> Result<(), webpki::Error> {
+        const SERVER: &[usize] = &[1, 3, 6, 1, 5, 5, 7, 3, 1];
+        const CLIENT: &[usize] = &[1, 3, 6, 1, 5, 5, 7, 3, 2];
+        const ANY: &[usize] = &[2, 5, 29, 37, 0];
+        let mut listed = Vec::new();
+        for purpose in purposes {
+            listed.push(purpose?.to_decoded_oid());
+        }
+        let has = |wanted: &[usize]| listed.iter().any(|oid| oid == wanted);
+        if listed.is_empty() || has(ANY) || (has(SERVER) && has(CLIENT)) {
+            Ok(())
+        } else {
+            Err(webpki::Error::RequiredEkuNotFoundContext(
+                RequiredEkuNotFoundContext {
+                    required: webpki::KeyUsage::client_auth(),
+                    present: listed,
+                },
+            ))
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! `Debug` of the messages that carry private keys or tokens: it shows what can be
+//! shown and never the secret.
+
+use std::fmt;
+
+use crate::{v1, workload};
+
+/// Stands in for a secret; prints only how long it is.
+struct Redacted(usize);
+
+impl fmt::Debug for Redacted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "[redacted, {} bytes]", self.0)
+    }
+}
+
+impl fmt::Debug for v1::RelayedToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RelayedToken")
+            .field("token", &Redacted(self.token.len()))
+            .field("pod_uid", &self.pod_uid)
+            .finish()
+    }
+}
+
+impl fmt::Debug for workload::X509svid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("X509SVID")
+            .field("spiffe_id", &self.spiffe_id)
+            .field("x509_svid", &format_args!("{} bytes", self.x509_svid.len()))
+            .field("x509_svid_key", &Redacted(self.x509_svid_key.len()))
+            .field("bundle", &format_args!("{} bytes", self.bundle.len()))
+            .field("hint", &self.hint)
+            .finish()
+    }
+}
+
+impl fmt::Debug for workload::Jwtsvid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JWTSVID")
+            .field("spiffe_id", &self.spiffe_id)
+            .field("svid", &Redacted(self.svid.len()))
+            .field("hint", &self.hint)
+            .finish()
+    }
+}
+
+impl fmt::Debug for workload::ValidateJwtsvidRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ValidateJWTSVIDRequest")
+            .field("audience", &self.audience)
+            .field("svid", &Redacted(self.svid.len()))
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{v1, workload};
+
+    const SECRET: &str = "s3cr3t-value";
+
+    fn assert_hides(debug: &str) {
+        assert!(!debug.contains(SECRET), "{debug}");
+        let bytes = format!("{:?}", SECRET.as_bytes());
+        assert!(!debug.contains(bytes.trim_matches(['[', ']'])), "{debug}");
+        assert!(debug.contains("redacted"), "{debug}");
+    }
+
+    #[test]
+    fn debug_of_messages_with_tokens_and_keys_hides_them() {
+        let relayed = v1::RelayedToken {
+            token: SECRET.into(),
+            pod_uid: "u".into(),
+        };
+        assert_hides(&format!("{relayed:?}"));
+        let item = v1::IssueItem {
+            subject: Some(v1::issue_item::Subject::RelayedToken(relayed)),
+            ..Default::default()
+        };
+        assert_hides(&format!(
+            "{:?}",
+            v1::IssueBatchRequest { items: vec![item] }
+        ));
+
+        let svid = workload::X509svid {
+            x509_svid_key: SECRET.into(),
+            ..Default::default()
+        };
+        let response = workload::X509svidResponse {
+            svids: vec![svid],
+            ..Default::default()
+        };
+        assert_hides(&format!("{response:?}"));
+
+        let jwt = workload::Jwtsvid {
+            svid: SECRET.into(),
+            ..Default::default()
+        };
+        assert_hides(&format!(
+            "{:?}",
+            workload::JwtsvidResponse { svids: vec![jwt] }
+        ));
+        let validate = workload::ValidateJwtsvidRequest {
+            svid: SECRET.into(),
+            ..Default::default()
+        };
+        assert_hides(&format!("{validate:?}"));
+    }
+}
