@@ -1,0 +1,114 @@
+//! Which part is ready, and why another is not.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use serde::Serialize;
+
+/// The readiness of all parts. Clones share one state; no part means ready.
+#[derive(Clone, Debug, Default)]
+pub struct Readiness {
+    parts: Arc<Mutex<Vec<PartStatus>>>,
+}
+
+/// Where one part reports whether it is ready.
+#[derive(Clone, Debug)]
+pub struct PartHandle {
+    all: Readiness,
+    index: usize,
+}
+
+/// One part as `/readyz` shows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PartStatus {
+    /// Its name, such as `store`.
+    pub part: &'static str,
+    /// Why it is not ready; `None` when it is.
+    pub reason: Option<String>,
+}
+
+impl Readiness {
+    /// No parts yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a part, not ready yet. The same name again gives the same part.
+    pub fn part(&self, name: &'static str) -> PartHandle {
+        let mut parts = self.lock();
+        let index = parts
+            .iter()
+            .position(|status| status.part == name)
+            .unwrap_or_else(|| {
+                parts.push(PartStatus {
+                    part: name,
+                    reason: Some("starting".to_owned()),
+                });
+                parts.len() - 1
+            });
+        PartHandle {
+            all: self.clone(),
+            index,
+        }
+    }
+
+    /// All parts, in the order in which they were added.
+    pub fn parts(&self) -> Vec<PartStatus> {
+        self.lock().clone()
+    }
+
+    /// Whether every part is ready.
+    pub fn is_ready(&self) -> bool {
+        self.lock().iter().all(PartStatus::is_ready)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<PartStatus>> {
+        // The list is whole after every statement, so a panic elsewhere left nothing half done.
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl PartHandle {
+    /// The part works.
+    pub fn set_ready(&self) {
+        self.set(None);
+    }
+
+    /// The part does not work; `reason` is shown to anyone who asks, so it holds no secret.
+    pub fn set_not_ready(&self, reason: impl Into<String>) {
+        self.set(Some(reason.into()));
+    }
+
+    fn set(&self, reason: Option<String>) {
+        let mut parts = self.all.lock();
+        let Some(status) = parts.get_mut(self.index) else {
+            return;
+        };
+        if status.reason == reason {
+            return;
+        }
+        match &reason {
+            None => tracing::info!(part = status.part, "ready"),
+            Some(reason) => tracing::warn!(part = status.part, %reason, "not ready"),
+        }
+        status.reason = reason;
+    }
+}
+
+impl PartStatus {
+    /// Whether the part works.
+    pub fn is_ready(&self) -> bool {
+        self.reason.is_none()
+    }
+}
+
+impl fmt::Display for PartStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.reason {
+            None => write!(f, "{}: ready", self.part),
+            Some(reason) => write!(f, "{}: not ready: {reason}", self.part),
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! What both of Citadel's servers need once: configuration, telemetry, admin HTTP,
+//! shutdown, and TLS whose certificate can change while connections live.
+
+pub mod admin;
+pub mod client;
+pub mod config;
+pub mod duration;
+mod harden;
+pub mod process;
+pub mod shutdown;
+pub mod telemetry;
+pub mod tls;
+
+pub use duration::HumanDuration;
+pub use harden::{HardenError, harden};
+pub use shutdown::{Shutdown, ShutdownSignal};
