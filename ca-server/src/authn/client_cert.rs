@@ -1,0 +1,120 @@
+//! Renewal: a caller that presents an SVID of this CA. The record of that certificate says
+//! what it rests on, and that is checked again.
+
+use citadel_identity::{SpiffeId, serial::Serial, template, verify};
+use citadel_proto::log;
+use prost::Message as _;
+use time::OffsetDateTime;
+
+use super::{Authenticator, AuthnError, Credentials};
+use crate::caller::{Caller, Evidence, Method, Origin, Role};
+
+impl Authenticator {
+    pub(super) async fn client_certificate(
+        &self,
+        credentials: &Credentials,
+        now: OffsetDateTime,
+    ) -> Result<Caller, AuthnError> {
+        let rejected = |reason: String| AuthnError::Rejected(reason);
+        // TLS verified the chain when the connection began; that may be long ago.
+        let bundles = self.bundles.borrow().clone();
+        let verified = verify::verify_svid(&credentials.client_chain, &bundles, now)
+            .map_err(|error| rejected(format!("client certificate: {error}")))?;
+        let issued = self.record_of(&verified.serial).await?;
+        if credentials.client_chain.first().map(AsRef::as_ref)
+            != Some(issued.certificate.as_slice())
+        {
+            return Err(rejected(format!(
+                "the client certificate is not the one recorded under serial {}",
+                verified.serial
+            )));
+        }
+        if issued.issuer_key_id != self.issuer_key_id {
+            return Err(rejected(
+                "the client certificate's issuer is retired".into(),
+            ));
+        }
+        let origin = issued
+            .origin
+            .as_ref()
+            .and_then(Origin::from_record)
+            .ok_or_else(|| rejected("the record of the client certificate has no origin".into()))?;
+        let origin = self.check_origin(origin).await?;
+        let role = self.role(issued.r#use(), &verified.spiffe_id, &origin)?;
+        Ok(Caller {
+            role,
+            subject: origin.subject.clone(),
+            evidence: Evidence {
+                method: Method::ClientCertificate,
+                token_id: None,
+                certificate: Some((verified.serial, verified.spiffe_id)),
+            },
+            origin,
+            address: credentials.address,
+        })
+    }
+
+    async fn record_of(&self, serial: &Serial) -> Result<log::Issued, AuthnError> {
+        let stored = self
+            .store
+            .issued_by_serial(serial.as_bytes())
+            .await
+            .map_err(|error| AuthnError::Unavailable(format!("store: {error}")))?
+            .ok_or_else(|| AuthnError::Rejected(format!("serial {serial} is not in the log")))?;
+        match log::Entry::decode(stored.bytes.as_slice()).map(|entry| entry.kind) {
+            Ok(Some(log::entry::Kind::Issued(issued))) => Ok(issued),
+            _ => Err(AuthnError::Rejected(format!(
+                "the log entry of serial {serial} is no certificate"
+            ))),
+        }
+    }
+
+    /// Pod, account and node that the chain of renewals rests on must be the same ones still.
+    async fn check_origin(&self, mut origin: Origin) -> Result<Origin, AuthnError> {
+        if let Some(subject) = origin.subject.take() {
+            let cluster = self.clusters.get(&subject.cluster).ok_or_else(|| {
+                AuthnError::Rejected(format!("there is no cluster {} any more", subject.cluster))
+            })?;
+            origin.subject = Some(self.check_alive(cluster, subject, true).await?);
+        }
+        Ok(origin)
+    }
+
+    fn role(
+        &self,
+        usage: log::CertificateUse,
+        id: &SpiffeId,
+        origin: &Origin,
+    ) -> Result<Role, AuthnError> {
+        match usage {
+            log::CertificateUse::Workload => Ok(Role::Workload),
+            log::CertificateUse::Agent => {
+                let subject = origin.subject.as_ref();
+                let node = subject.and_then(|s| s.node.clone());
+                let (Some(subject), Some(node), Some((cluster, name))) =
+                    (subject, node, template::parse_agent_id(id))
+                else {
+                    return Err(AuthnError::rejected("the agent's SVID rests on no node"));
+                };
+                if cluster != subject.cluster || name != node.name {
+                    return Err(AuthnError::rejected("the agent's SVID names another node"));
+                }
+                if !self
+                    .policy
+                    .is_agent_account(&subject.namespace, &subject.account.name)
+                {
+                    return Err(AuthnError::rejected(
+                        "the agent's account is no longer listed in agents.accounts",
+                    ));
+                }
+                Ok(Role::Agent {
+                    cluster: subject.cluster.clone(),
+                    node,
+                })
+            }
+            log::CertificateUse::CaServer | log::CertificateUse::Unspecified => Err(
+                AuthnError::rejected("this certificate authenticates no caller"),
+            ),
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! Whether what a credential names still exists: pod, account and node, by UID.
+
+use citadel_kubernetes::{inventory::Lookup, resolver::Resolved};
+
+use super::{Authenticator, AuthnError};
+use crate::{caller::Subject, clusters::ClusterHandle};
+
+impl Authenticator {
+    /// Checks a subject against the watches; a UID that they never held costs one
+    /// rate-limited read by name. With `node_too` the Node object must be the same one still
+    /// (renewals: the record names it). Returns the subject with its node filled in.
+    pub(super) async fn check_alive(
+        &self,
+        cluster: &ClusterHandle,
+        mut subject: Subject,
+        node_too: bool,
+    ) -> Result<Subject, AuthnError> {
+        cluster
+            .check_fresh()
+            .map_err(|stale| AuthnError::Unavailable(stale.to_string()))?;
+        self.check_account(cluster, &subject).await?;
+        if let Some(node_name) = self.check_pod(cluster, &subject).await? {
+            match &subject.node {
+                Some(node) if node.name != node_name => {
+                    return Err(AuthnError::rejected(format!(
+                        "the pod runs on node {node_name}, not on {}",
+                        node.name
+                    )));
+                }
+                Some(_) => {}
+                None => {
+                    subject.node = cluster.inventory().node(&node_name).map(|record| {
+                        crate::caller::ObjectRef {
+                            name: record.name.to_string(),
+                            uid: record.uid.to_string(),
+                        }
+                    });
+                }
+            }
+        }
+        if node_too && let Some(node) = &subject.node {
+            match cluster.inventory().node(&node.name) {
+                Some(record) if *record.uid == *node.uid => {}
+                _ => {
+                    return Err(AuthnError::rejected(format!(
+                        "node {} with UID {} is gone",
+                        node.name, node.uid
+                    )));
+                }
+            }
+        }
+        Ok(subject)
+    }
+
+    async fn check_account(
+        &self,
+        cluster: &ClusterHandle,
+        subject: &Subject,
+    ) -> Result<(), AuthnError> {
+        let (namespace, account) = (&subject.namespace, &subject.account);
+        let what = || {
+            format!(
+                "account {namespace}/{} with UID {}",
+                account.name, account.uid
+            )
+        };
+        let record = match cluster.inventory().account_by_uid(&account.uid) {
+            Lookup::Live(record) => record,
+            Lookup::Gone => return Err(AuthnError::rejected(format!("{} is gone", what()))),
+            Lookup::Unknown => found(
+                cluster
+                    .resolver()
+                    .resolve_account(namespace, &account.name, &account.uid)
+                    .await,
+                what,
+            )?,
+        };
+        if *record.namespace != **namespace || *record.name != *account.name {
+            return Err(AuthnError::rejected(format!("{} has another name", what())));
+        }
+        Ok(())
+    }
+
+    /// The node that the pod runs on, if there is a pod and it was scheduled.
+    async fn check_pod(
+        &self,
+        cluster: &ClusterHandle,
+        subject: &Subject,
+    ) -> Result<Option<String>, AuthnError> {
+        let Some(pod) = &subject.pod else {
+            return Ok(None);
+        };
+        let namespace = &subject.namespace;
+        let what = || format!("pod {namespace}/{} with UID {}", pod.name, pod.uid);
+        let record = match cluster.inventory().pod(&pod.uid) {
+            Lookup::Live(record) => record,
+            Lookup::Gone => return Err(AuthnError::rejected(format!("{} is gone", what()))),
+            Lookup::Unknown => found(
+                cluster
+                    .resolver()
+                    .resolve_pod(namespace, &pod.name, &pod.uid)
+                    .await,
+                what,
+            )?,
+        };
+        if *record.namespace != **namespace || *record.name != *pod.name {
+            return Err(AuthnError::rejected(format!("{} has another name", what())));
+        }
+        if *record.account != *subject.account.name {
+            return Err(AuthnError::rejected(format!(
+                "{} runs as account {}, not as {}",
+                what(),
+                record.account,
+                subject.account.name
+            )));
+        }
+        Ok(record.node.as_deref().map(ToOwned::to_owned))
+    }
+}
+
+fn found<T>(resolved: Resolved<T>, what: impl Fn() -> String) -> Result<T, AuthnError> {
+    match resolved {
+        Resolved::Live(record) => Ok(record),
+        Resolved::Absent => Err(AuthnError::rejected(format!("{} does not exist", what()))),
+        Resolved::OtherUid => Err(AuthnError::rejected(format!(
+            "{} was deleted and made again",
+            what()
+        ))),
+        Resolved::RateLimited => Err(AuthnError::Unavailable(format!(
+            "{} is unknown, and too many such look-ups are under way",
+            what()
+        ))),
+        Resolved::Unreachable => Err(AuthnError::Unavailable(format!(
+            "{} is unknown, and the API server can't be asked",
+            what()
+        ))),
+    }
+}

@@ -1,0 +1,180 @@
+//! Local validation of service-account tokens with the cluster's own keys.
+
+use citadel_kubernetes::jwks::RefetchOutcome;
+
+use super::{
+    Authenticator, AuthnError,
+    claims::{self, Claims, Header},
+};
+use crate::{
+    caller::{BearerToken, ObjectRef, Subject},
+    clusters::{ClusterHandle, Mode},
+};
+
+/// What local validation says of a token; a rejection is an [`AuthnError`].
+pub(super) enum Verdict<'a> {
+    /// Signature, times and audience are good.
+    Valid {
+        /// Whose key verified it: that decides the cluster.
+        cluster: &'a ClusterHandle,
+        /// The verified claims.
+        claims: Box<Claims>,
+    },
+    /// Not ours to judge; only this goes on to TokenReview.
+    NotMine(String),
+}
+
+impl Authenticator {
+    pub(super) async fn local(
+        &self,
+        token: &BearerToken,
+        header: &Header,
+        claims: &Claims,
+        cluster_id: Option<&str>,
+    ) -> Result<Verdict<'_>, AuthnError> {
+        if header.crit.is_some() {
+            return Err(AuthnError::rejected(
+                "the token has critical header extensions",
+            ));
+        }
+        let is_local = |cluster: &&ClusterHandle| cluster.mode() == Mode::Local;
+        if let Some(cluster) = self
+            .clusters
+            .iter()
+            .filter(is_local)
+            .find(|c| !c.knows_issuer())
+        {
+            // Until the issuer is known nothing can be called foreign.
+            cluster.refresh_keys().await;
+            if !cluster.knows_issuer() {
+                return Err(AuthnError::Unavailable(format!(
+                    "the issuer of cluster {} is not known yet",
+                    cluster.name()
+                )));
+            }
+        }
+        let mine: Vec<&ClusterHandle> = self
+            .clusters
+            .iter()
+            .filter(is_local)
+            .filter(|c| c.is_issuer(&claims.iss))
+            .collect();
+        if mine.is_empty() {
+            return Ok(Verdict::NotMine(format!(
+                "issuer {:.200} is not ours",
+                claims.iss
+            )));
+        }
+        if claims
+            .kubernetes
+            .as_ref()
+            .is_some_and(|k| k.secret.is_some())
+        {
+            return Ok(Verdict::NotMine("the token is bound to a Secret".into()));
+        }
+        let kid = header
+            .kid
+            .as_deref()
+            .ok_or_else(|| AuthnError::rejected("the token names no key (kid)"))?;
+        let Some((cluster, keys)) = self.find_key(&mine, kid).await? else {
+            return Ok(Verdict::NotMine(
+                "the key's algorithm can't be checked here".into(),
+            ));
+        };
+        // The key decides the algorithm; `alg` can only agree.
+        if keys.algorithm(kid).map(|a| format!("{a:?}")).as_deref() != Some(header.alg.as_str()) {
+            return Err(AuthnError::rejected(format!(
+                "algorithm {:.20} is not that of key {kid:.100}",
+                header.alg
+            )));
+        }
+        if self.clusters.sole().is_none() && cluster_id.is_some_and(|id| id != cluster.name()) {
+            return Err(AuthnError::rejected(
+                "clusterid names another cluster than the token's key",
+            ));
+        }
+        let claims = keys
+            .verify(token.expose(), kid, &self.audiences)
+            .map_err(|error| AuthnError::rejected(error.to_string()))?;
+        Ok(Verdict::Valid {
+            cluster,
+            claims: Box::new(claims),
+        })
+    }
+
+    /// The cluster whose keys include `kid`; `None` if one lists it with an algorithm that we
+    /// can't check. An unknown `kid` costs one refetch, shared and rate-limited.
+    async fn find_key<'a>(
+        &self,
+        mine: &[&'a ClusterHandle],
+        kid: &str,
+    ) -> Result<Option<(&'a ClusterHandle, std::sync::Arc<super::keyset::KeySet>)>, AuthnError>
+    {
+        for attempt in 0..2 {
+            let mut unusable = None;
+            for cluster in mine {
+                match cluster.keys() {
+                    Some(Ok(keys)) if keys.algorithm(kid).is_some() => {
+                        return Ok(Some((cluster, keys)));
+                    }
+                    Some(Ok(keys)) if keys.is_unsupported(kid) => return Ok(None),
+                    Some(Ok(_)) => {}
+                    Some(Err(reason)) => unusable = Some(reason),
+                    None => unusable = Some("the keys were never fetched, or too long ago".into()),
+                }
+            }
+            if attempt == 1 {
+                return match unusable {
+                    Some(reason) => Err(AuthnError::Unavailable(reason)),
+                    None => Err(AuthnError::rejected(format!(
+                        "no key {kid:.100} in a fresh JWKS"
+                    ))),
+                };
+            }
+            for cluster in mine {
+                match cluster.refresh_keys().await {
+                    RefetchOutcome::Fresh => {}
+                    RefetchOutcome::RateLimited | RefetchOutcome::Failed => {
+                        return Err(AuthnError::Unavailable(format!(
+                            "key {kid:.100} is unknown, and the JWKS of cluster {} can't be \
+                             fetched again right now",
+                            cluster.name()
+                        )));
+                    }
+                }
+            }
+        }
+        Err(AuthnError::rejected("no such key"))
+    }
+}
+
+/// Whom verified claims name. `sub` and the private claim must say the same.
+pub(super) fn subject(cluster: &str, claims: &Claims) -> Result<Subject, AuthnError> {
+    let (namespace, account) = claims::split_username(&claims.sub)
+        .ok_or_else(|| AuthnError::rejected("the token's subject is no service account"))?;
+    let kubernetes = claims
+        .kubernetes
+        .as_ref()
+        .ok_or_else(|| AuthnError::rejected("the token has no kubernetes.io claim"))?;
+    if kubernetes.namespace != namespace || kubernetes.serviceaccount.name != account {
+        return Err(AuthnError::rejected(
+            "the token's subject and its kubernetes.io claim differ",
+        ));
+    }
+    if kubernetes.serviceaccount.uid.is_empty() {
+        return Err(AuthnError::rejected("the token's account has no UID"));
+    }
+    let bound = |reference: &Option<claims::Reference>| {
+        reference
+            .clone()
+            .map(ObjectRef::from)
+            .filter(|object| !object.uid.is_empty())
+    };
+    Ok(Subject {
+        cluster: cluster.to_owned(),
+        namespace: namespace.to_owned(),
+        account: kubernetes.serviceaccount.clone().into(),
+        pod: bound(&kubernetes.pod),
+        node: bound(&kubernetes.node),
+    })
+}

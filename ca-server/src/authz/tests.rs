@@ -1,0 +1,486 @@
+//! The policy against a hand-fed inventory: who may be whom.
+
+#![allow(clippy::unwrap_used)]
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use citadel_identity::template::{self, IdTemplate};
+use citadel_kubernetes::{
+    AccountRecord, ApiError, ClusterApi, Inventory, NodeRecord, Phase, PodRecord, Review,
+    records::Labels,
+};
+use time::OffsetDateTime;
+
+use super::{Ask, Denied, Entry, EntryNodes, Grant, Policy, PolicyOptions, Wish};
+use crate::{
+    caller::{Authority, Caller, Evidence, Method, ObjectRef, Origin, Role, Subject},
+    clusters::{ClusterHandle, ClusterParts, Clusters, Mode},
+};
+
+/// No API server: these decisions rest on the watches alone.
+struct NoApi;
+
+#[async_trait]
+impl ClusterApi for NoApi {
+    async fn get_pod(&self, _: &str, _: &str) -> Result<Option<PodRecord>, ApiError> {
+        Err(ApiError::Unreachable("none".into()))
+    }
+    async fn get_account(&self, _: &str, _: &str) -> Result<Option<AccountRecord>, ApiError> {
+        Err(ApiError::Unreachable("none".into()))
+    }
+    async fn get_node(&self, _: &str) -> Result<Option<NodeRecord>, ApiError> {
+        Err(ApiError::Unreachable("none".into()))
+    }
+    async fn review_token(&self, _: &str, _: &[String]) -> Result<Review, ApiError> {
+        Err(ApiError::Unreachable("none".into()))
+    }
+    async fn fetch_jwks(&self) -> Result<String, ApiError> {
+        Err(ApiError::Unreachable("none".into()))
+    }
+    async fn fetch_issuer(&self) -> Result<String, ApiError> {
+        Err(ApiError::Unreachable("none".into()))
+    }
+    async fn probe(&self) -> Result<(), ApiError> {
+        Err(ApiError::Unreachable("none".into()))
+    }
+    async fn write_bundle(&self, _: &str, _: &str, _: &str) -> Result<(), ApiError> {
+        Err(ApiError::Unreachable("none".into()))
+    }
+}
+
+fn object(name: &str) -> ObjectRef {
+    ObjectRef {
+        name: name.into(),
+        uid: format!("{name}-uid"),
+    }
+}
+
+fn pod(namespace: &str, account: &str, name: &str, node: &str) -> PodRecord {
+    PodRecord {
+        uid: format!("{name}-uid").into(),
+        name: name.into(),
+        namespace: namespace.into(),
+        account: account.into(),
+        node: Some(node.into()),
+        phase: Phase::Running,
+        labels: Labels::default(),
+        containers: Arc::from([]),
+        is_mirror: false,
+    }
+}
+
+fn inventory() -> Arc<Inventory> {
+    let inventory = Inventory::default();
+    let now = tokio::time::Instant::now().into_std();
+    let account = |namespace: &str, name: &str| AccountRecord {
+        uid: format!("{name}-uid").into(),
+        name: name.into(),
+        namespace: namespace.into(),
+    };
+    let mirror = PodRecord {
+        is_mirror: true,
+        ..pod("shop", "web", "mirror", "n1")
+    };
+    inventory.load_pods(
+        vec![
+            pod("citadel-system", "citadel-agent", "agent-1", "n1"),
+            pod("shop", "web", "web-1", "n1"),
+            pod("shop", "db", "db-1", "n2"),
+            pod("ambient", "ztunnel", "zt-1", "n1"),
+            mirror,
+        ],
+        now,
+    );
+    inventory.load_accounts(
+        vec![
+            account("citadel-system", "citadel-agent"),
+            account("shop", "web"),
+            account("shop", "db"),
+            account("ambient", "ztunnel"),
+        ],
+        now,
+    );
+    let node = |name: &str| NodeRecord {
+        uid: format!("{name}-uid").into(),
+        name: name.into(),
+    };
+    inventory.load_nodes(vec![node("n1"), node("n2")], now);
+    Arc::new(inventory)
+}
+
+fn entry(path: &str, nodes: EntryNodes, selectors: &[&str]) -> Entry {
+    let spiffe_id = format!("spiffe://example.org{path}").parse().unwrap();
+    let selectors: Vec<_> = selectors.iter().map(|s| s.parse().unwrap()).collect();
+    Entry {
+        entry_id: Entry::make_id(&spiffe_id, &nodes, &selectors),
+        spiffe_id,
+        dns_names: vec!["db.example.org".into()],
+        ttl: Some(Duration::from_secs(600)),
+        nodes,
+        selectors,
+        hint: "extra".into(),
+    }
+}
+
+fn on(node: &str) -> EntryNodes {
+    EntryNodes::Listed(vec![("default".into(), node.into())])
+}
+
+fn policy() -> Policy {
+    let set = |name: &str| HashSet::from([name.to_owned()]);
+    let cluster = ClusterHandle::new(ClusterParts {
+        name: "default".into(),
+        mode: Mode::Local,
+        issuers: Vec::new(),
+        api: Arc::new(NoApi),
+        inventory: inventory(),
+        max_staleness: Duration::from_secs(600),
+    });
+    let options = PolicyOptions {
+        trust_domain: "example.org".parse().unwrap(),
+        template: IdTemplate::parse("/ns/{namespace}/sa/{account}").unwrap(),
+        agent_accounts: set("citadel-system/citadel-agent"),
+        impersonating_accounts: set("ambient/ztunnel"),
+        allow_unbound: HashSet::new(),
+        entries: vec![
+            entry("/unix/alice", on("n1"), &["unix:uid:1000"]),
+            entry("/extra", EntryNodes::All, &["k8s:ns:shop"]),
+            entry("/elsewhere", on("n2"), &["k8s:ns:shop"]),
+        ],
+        default_ttl: Duration::from_secs(3600),
+        min_ttl: Duration::from_secs(10),
+        max_ttl: Duration::from_secs(86_400),
+        serving_ttl: Duration::from_secs(86_400),
+        ca_dns_names: Vec::new(),
+        max_renewal_age: Duration::from_secs(7 * 86_400),
+        revision: 7,
+    };
+    Policy::new(options, Arc::new(Clusters::new(vec![cluster])))
+}
+
+fn subject(namespace: &str, account: &str, pod: &str, node: &str) -> Subject {
+    Subject {
+        cluster: "default".into(),
+        namespace: namespace.into(),
+        account: object(account),
+        pod: Some(object(pod)),
+        node: Some(object(node)),
+    }
+}
+
+fn now() -> OffsetDateTime {
+    OffsetDateTime::from_unix_timestamp(1_800_000_000).unwrap()
+}
+
+fn by_token(subject: Subject) -> Caller {
+    Caller {
+        role: Role::Workload,
+        subject: Some(subject.clone()),
+        evidence: Evidence {
+            method: Method::Jwks,
+            token_id: Some("jti".into()),
+            certificate: None,
+        },
+        origin: Origin {
+            method: Method::Jwks,
+            subject: Some(subject),
+            node: None,
+            entry_id: None,
+            first_authenticated: now(),
+            authority: Authority::Itself,
+        },
+        address: ([127, 0, 0, 1], 1).into(),
+    }
+}
+
+fn by_certificate(subject: Subject) -> Caller {
+    let mut caller = by_token(subject);
+    let id = "spiffe://example.org/x".parse().unwrap();
+    let serial = citadel_identity::serial::Serial::new(1);
+    caller.evidence = Evidence {
+        method: Method::ClientCertificate,
+        token_id: None,
+        certificate: Some((serial, id)),
+    };
+    caller
+}
+
+fn agent() -> Caller {
+    let mut caller = by_certificate(subject("citadel-system", "citadel-agent", "agent-1", "n1"));
+    caller.role = Role::Agent {
+        cluster: "default".into(),
+        node: object("n1"),
+    };
+    caller
+}
+
+fn decide(caller: &Caller, ask: Ask) -> Result<Grant, Denied> {
+    policy().authorize(caller, &ask, Wish::default(), now())
+}
+
+fn pod_ask(uid: &str) -> Ask {
+    Ask::Pod {
+        uid: uid.into(),
+        namespace: None,
+        account: None,
+    }
+}
+
+#[test]
+fn a_pod_gets_its_accounts_identity_and_no_more() {
+    let web = by_token(subject("shop", "web", "web-1", "n1"));
+    let grant = decide(&web, Ask::Own).unwrap();
+    assert_eq!(
+        grant.spiffe_id().to_string(),
+        "spiffe://example.org/ns/shop/sa/web"
+    );
+    assert!(grant.dns_names().is_empty());
+    assert_eq!(grant.lifetime(), Duration::from_secs(3600));
+    assert!(matches!(
+        decide(&web, Ask::AgentIdentity),
+        Err(Denied::NotEntitled(_))
+    ));
+    assert!(matches!(
+        decide(&web, pod_ask("web-1-uid")),
+        Err(Denied::WrongCaller(_))
+    ));
+    assert!(matches!(
+        decide(&web, Ask::CaServer),
+        Err(Denied::WrongCaller(_))
+    ));
+}
+
+#[test]
+fn lifetimes_are_clamped_not_refused() {
+    let web = by_token(subject("shop", "web", "web-1", "n1"));
+    let lifetime = |seconds: u64| {
+        let wish = Wish {
+            ttl: Some(Duration::from_secs(seconds)),
+            ..Wish::default()
+        };
+        policy()
+            .authorize(&web, &Ask::Own, wish, now())
+            .unwrap()
+            .lifetime()
+            .as_secs()
+    };
+    assert_eq!(
+        (lifetime(1), lifetime(60), lifetime(10_000_000)),
+        (10, 60, 86_400)
+    );
+}
+
+#[test]
+fn an_agent_is_a_listed_account_on_the_very_node_that_the_watch_shows() {
+    let caller = by_token(subject("citadel-system", "citadel-agent", "agent-1", "n1"));
+    let grant = decide(&caller, Ask::AgentIdentity).unwrap();
+    assert_eq!(grant.spiffe_id().path(), "/citadel/agent/default/n1");
+
+    let mut remade = caller.clone();
+    remade.subject.as_mut().unwrap().node.as_mut().unwrap().uid = "older".into();
+    assert!(matches!(
+        decide(&remade, Ask::AgentIdentity),
+        Err(Denied::NotEntitled(_))
+    ));
+    let mut elsewhere = caller.clone();
+    elsewhere.subject.as_mut().unwrap().node = Some(object("n2"));
+    assert!(matches!(
+        decide(&elsewhere, Ask::AgentIdentity),
+        Err(Denied::NotEntitled(_))
+    ));
+    let mut unbound = caller.clone();
+    unbound.subject.as_mut().unwrap().node = None;
+    assert!(matches!(
+        decide(&unbound, Ask::AgentIdentity),
+        Err(Denied::NotEntitled(_))
+    ));
+    let with_workload_svid =
+        by_certificate(subject("citadel-system", "citadel-agent", "agent-1", "n1"));
+    assert!(matches!(
+        decide(&with_workload_svid, Ask::AgentIdentity),
+        Err(Denied::WrongCaller(_))
+    ));
+}
+
+#[test]
+fn an_agent_gets_what_runs_on_its_node_and_nothing_else() {
+    let grant = decide(&agent(), pod_ask("web-1-uid")).unwrap();
+    assert_eq!(grant.spiffe_id().path(), "/ns/shop/sa/web");
+    assert_eq!(grant.pod_uid(), Some("web-1-uid"));
+    assert!(matches!(
+        decide(&agent(), pod_ask("db-1-uid")),
+        Err(Denied::NotEntitled(_))
+    ));
+    assert!(matches!(
+        decide(&agent(), pod_ask("made-up")),
+        Err(Denied::UnknownPod(_))
+    ));
+    assert!(matches!(
+        decide(&agent(), pod_ask("mirror-uid")),
+        Err(Denied::NotEntitled(_))
+    ));
+    let other_account = Ask::Pod {
+        uid: "web-1-uid".into(),
+        namespace: Some("shop".into()),
+        account: Some("db".into()),
+    };
+    assert!(matches!(
+        decide(&agent(), other_account),
+        Err(Denied::NotEntitled(_))
+    ));
+    assert!(matches!(
+        decide(&agent(), Ask::Own),
+        Err(Denied::WrongCaller(_))
+    ));
+}
+
+#[test]
+fn entries_hold_on_their_nodes_and_for_what_they_select() {
+    let ask = |entry: usize, pod_uid: Option<&str>| Ask::Entry {
+        entry_id: policy()
+            .options()
+            .entries
+            .get(entry)
+            .unwrap()
+            .entry_id
+            .clone(),
+        pod_uid: pod_uid.map(Into::into),
+    };
+    let unix = decide(&agent(), ask(0, None)).unwrap();
+    assert_eq!(unix.spiffe_id().path(), "/unix/alice");
+    assert_eq!(unix.dns_names(), ["db.example.org"]);
+    assert_eq!(unix.lifetime(), Duration::from_secs(600));
+    assert_eq!(unix.hint(), "extra");
+
+    assert!(decide(&agent(), ask(1, Some("web-1-uid"))).is_ok());
+    assert!(matches!(
+        decide(&agent(), ask(1, None)),
+        Err(Denied::Invalid(_))
+    ));
+    assert!(matches!(
+        decide(&agent(), ask(1, Some("agent-1-uid"))),
+        Err(Denied::NotEntitled(_))
+    ));
+    // A mirror pod in the right namespace: the entry does not name its node.
+    assert!(matches!(
+        decide(&agent(), ask(1, Some("mirror-uid"))),
+        Err(Denied::NotEntitled(_))
+    ));
+    assert!(matches!(
+        decide(&agent(), ask(2, Some("web-1-uid"))),
+        Err(Denied::NotEntitled(_))
+    ));
+}
+
+#[test]
+fn impersonation_is_for_listed_accounts_and_pods_of_their_node() {
+    let ztunnel = by_token(subject("ambient", "ztunnel", "zt-1", "n1"));
+    let ask = |id: &str| Ask::Impersonated(id.into());
+    let grant = decide(&ztunnel, ask("spiffe://example.org/ns/shop/sa/web")).unwrap();
+    assert_eq!(grant.origin().authority, Authority::Impersonation);
+    for wrong in [
+        "spiffe://other.org/ns/shop/sa/web",
+        "spiffe://example.org/ns/shop/sa/db",
+        "spiffe://EXAMPLE.org/ns/shop/sa/web",
+        "spiffe://example.org/citadel/agent/default/n1",
+        "",
+    ] {
+        assert!(
+            matches!(decide(&ztunnel, ask(wrong)), Err(Denied::NotEntitled(_))),
+            "{wrong}"
+        );
+    }
+    let web = by_token(subject("shop", "web", "web-1", "n1"));
+    let wanted = ask("spiffe://example.org/ns/shop/sa/web");
+    assert!(matches!(decide(&web, wanted), Err(Denied::NotEntitled(_))));
+}
+
+#[test]
+fn a_relayed_token_is_of_the_agents_node_and_of_the_attested_pod() {
+    let relayed = |workload: Subject, pod_uid: Option<&str>| {
+        let workload = Box::new(by_token(workload));
+        decide(
+            &agent(),
+            Ask::Relayed {
+                workload,
+                pod_uid: pod_uid.map(Into::into),
+            },
+        )
+    };
+    let web = subject("shop", "web", "web-1", "n1");
+    let grant = relayed(web.clone(), Some("web-1-uid")).unwrap();
+    assert_eq!(grant.origin().authority, Authority::RelayedToken);
+    assert!(relayed(web.clone(), None).is_ok());
+    assert!(matches!(
+        relayed(web.clone(), Some("other")),
+        Err(Denied::NotEntitled(_))
+    ));
+    let db = subject("shop", "db", "db-1", "n2");
+    assert!(matches!(relayed(db, None), Err(Denied::NotEntitled(_))));
+    let mut remade = web.clone();
+    remade.node.as_mut().unwrap().uid = "older".into();
+    assert!(matches!(relayed(remade, None), Err(Denied::NotEntitled(_))));
+    let unbound = Subject { pod: None, ..web };
+    assert!(matches!(
+        relayed(unbound, None),
+        Err(Denied::NotEntitled(_))
+    ));
+}
+
+#[test]
+fn chains_of_renewals_end_where_they_must() {
+    let web = subject("shop", "web", "web-1", "n1");
+    assert!(decide(&by_certificate(web.clone()), Ask::Own).is_ok());
+
+    let mut impersonated = by_certificate(web.clone());
+    impersonated.origin.authority = Authority::Impersonation;
+    assert!(matches!(
+        decide(&impersonated, Ask::Own),
+        Err(Denied::RenewalEnded(_))
+    ));
+
+    let mut unix = by_certificate(web.clone());
+    unix.subject = None;
+    assert!(matches!(
+        decide(&unix, Ask::Own),
+        Err(Denied::RenewalEnded(_))
+    ));
+
+    let mut policy = policy();
+    policy.options.allow_unbound.insert("shop/web".into());
+    let mut unbound = by_certificate(Subject { pod: None, ..web });
+    unbound.origin.first_authenticated = now() - Duration::from_secs(6 * 86_400);
+    let decide = |caller: &Caller| policy.authorize(caller, &Ask::Own, Wish::default(), now());
+    assert!(decide(&unbound).is_ok());
+    unbound.origin.first_authenticated = now() - Duration::from_secs(8 * 86_400);
+    assert!(matches!(decide(&unbound), Err(Denied::RenewalEnded(_))));
+}
+
+#[test]
+fn whatever_a_rule_yields_the_reserved_path_stays_reserved() {
+    let mut policy = policy();
+    let agent_id = template::agent_id(&policy.options.trust_domain, "default", "n1").unwrap();
+    let entry = policy.options.entries.first_mut().unwrap();
+    entry.spiffe_id = agent_id;
+    let ask = Ask::Entry {
+        entry_id: entry.entry_id.clone(),
+        pod_uid: None,
+    };
+    let decided = policy.authorize(&agent(), &ask, Wish::default(), now());
+    assert!(
+        matches!(decided, Err(Denied::NotEntitled(_))),
+        "{decided:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_too_old_decides_nothing() {
+    let policy = policy();
+    tokio::time::advance(Duration::from_secs(601)).await;
+    let decided = policy.authorize(&agent(), &pod_ask("web-1-uid"), Wish::default(), now());
+    assert!(
+        matches!(decided, Err(Denied::Unavailable(_))),
+        "{decided:?}"
+    );
+}

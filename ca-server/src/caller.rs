@@ -1,0 +1,332 @@
+//! Who was authenticated, by what, and what that identity rests on.
+
+use std::{fmt, net::SocketAddr};
+
+use citadel_identity::{SpiffeId, serial::Serial};
+use citadel_proto::log;
+use time::OffsetDateTime;
+use zeroize::Zeroizing;
+
+/// A service-account token as it was presented. Wiped on drop; prints only its length.
+#[derive(Clone)]
+pub struct BearerToken(Zeroizing<String>);
+
+impl BearerToken {
+    /// Takes over the token's text.
+    pub fn new(token: impl Into<String>) -> Self {
+        Self(Zeroizing::new(token.into()))
+    }
+
+    /// The secret itself: for verification alone.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for BearerToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "BearerToken([redacted, {} bytes])", self.0.len())
+    }
+}
+
+/// What proved the caller's identity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    /// Token checked against the cluster's JWKS and our own watches.
+    Jwks,
+    /// Token reviewed by the cluster's API server, then checked against our watches.
+    TokenReview,
+    /// A certificate that this CA issued.
+    ClientCertificate,
+    /// The CA itself, for its own serving certificate.
+    Itself,
+}
+
+/// A Kubernetes object by name and UID.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ObjectRef {
+    /// Its name.
+    pub name: String,
+    /// Its UID.
+    pub uid: String,
+}
+
+/// By whose authority an identity was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Authority {
+    /// The workload asked for itself.
+    Itself,
+    /// The agent of its node asked.
+    Agent,
+    /// A trusted account asked (ztunnel).
+    Impersonation,
+    /// The workload's own token, relayed by the agent of its node.
+    RelayedToken,
+}
+
+/// The Kubernetes objects that a caller or a workload is, with their UIDs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subject {
+    /// Name of the cluster, as the configuration has it.
+    pub cluster: String,
+    /// Namespace of the account.
+    pub namespace: String,
+    /// The service account.
+    pub account: ObjectRef,
+    /// The pod; `None` for unbound tokens.
+    pub pod: Option<ObjectRef>,
+    /// The node, where it is known.
+    pub node: Option<ObjectRef>,
+}
+
+/// What an identity rests on. Each record of a chain of renewals repeats it, so that
+/// a renewal needs no older record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// What proved it first.
+    pub method: Method,
+    /// Whose identity it is; `None` for a unix workload and for the CA itself.
+    pub subject: Option<Subject>,
+    /// The node whose agent vouches for it, as `<cluster>/<node>`, where no pod does.
+    pub node: Option<(String, ObjectRef)>,
+    /// The registration entry that gave the identity, if one did.
+    pub entry_id: Option<String>,
+    /// When the chain of renewals began.
+    pub first_authenticated: OffsetDateTime,
+    /// By whose authority it was asked.
+    pub authority: Authority,
+}
+
+/// How the caller proved itself, as the log records it.
+#[derive(Clone, Debug)]
+pub struct Evidence {
+    /// What was checked.
+    pub method: Method,
+    /// `jti` of the token, or the SHA-256 of the token in hex where it has none.
+    pub token_id: Option<String>,
+    /// Serial and SPIFFE ID of the client certificate.
+    pub certificate: Option<(Serial, SpiffeId)>,
+}
+
+/// What the caller may speak as.
+#[derive(Clone, Debug)]
+pub enum Role {
+    /// A workload with its own token or certificate.
+    Workload,
+    /// The agent of a node: proven by an agent's SVID.
+    Agent {
+        /// `<cluster>` of its identity.
+        cluster: String,
+        /// The node, by name and Node UID.
+        node: ObjectRef,
+    },
+    /// This server.
+    CaServer,
+}
+
+/// An authenticated caller. Only the authenticators make one.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// What it may speak as.
+    pub role: Role,
+    /// The Kubernetes objects it is; `None` for a unix workload and the CA itself.
+    pub subject: Option<Subject>,
+    /// How it was proven.
+    pub evidence: Evidence,
+    /// What its certificate rests on, or what a token starts.
+    pub origin: Origin,
+    /// Where the request came from.
+    pub address: SocketAddr,
+}
+
+// === impl conversions to the log's records ===
+
+impl From<Method> for log::AuthenticationMethod {
+    fn from(method: Method) -> Self {
+        match method {
+            Method::Jwks => Self::Jwks,
+            Method::TokenReview => Self::TokenReview,
+            Method::ClientCertificate => Self::ClientCertificate,
+            Method::Itself => Self::Self_,
+        }
+    }
+}
+
+impl From<Authority> for log::Authority {
+    fn from(authority: Authority) -> Self {
+        match authority {
+            Authority::Itself => Self::Self_,
+            Authority::Agent => Self::Agent,
+            Authority::Impersonation => Self::Impersonation,
+            Authority::RelayedToken => Self::RelayedToken,
+        }
+    }
+}
+
+impl Caller {
+    /// The caller as the log records it. Holds no token.
+    pub fn to_record(&self) -> log::Caller {
+        let mut record = log::Caller {
+            method: log::AuthenticationMethod::from(self.evidence.method).into(),
+            token_id: self.evidence.token_id.clone().unwrap_or_default(),
+            address: self.address.to_string(),
+            ..Default::default()
+        };
+        if let Some((serial, id)) = &self.evidence.certificate {
+            record.client_serial = serial.as_bytes().to_vec();
+            record.spiffe_id = id.to_string();
+        }
+        if let Some(subject) = &self.subject {
+            record.cluster.clone_from(&subject.cluster);
+            record.namespace.clone_from(&subject.namespace);
+            record.service_account.clone_from(&subject.account.name);
+            record.service_account_uid.clone_from(&subject.account.uid);
+            if let Some(pod) = &subject.pod {
+                record.pod.clone_from(&pod.name);
+                record.pod_uid.clone_from(&pod.uid);
+            }
+            if let Some(node) = &subject.node {
+                record.node.clone_from(&node.name);
+                record.node_uid.clone_from(&node.uid);
+            }
+        }
+        record
+    }
+}
+
+impl Origin {
+    /// The origin as the log records it.
+    pub fn to_record(&self) -> log::Origin {
+        let mut record = log::Origin {
+            method: log::AuthenticationMethod::from(self.method).into(),
+            entry_id: self.entry_id.clone().unwrap_or_default(),
+            first_authenticated_ms: unix_ms(self.first_authenticated),
+            authority: log::Authority::from(self.authority).into(),
+            ..Default::default()
+        };
+        if let Some(subject) = &self.subject {
+            record.cluster.clone_from(&subject.cluster);
+            record.namespace.clone_from(&subject.namespace);
+            record.service_account.clone_from(&subject.account.name);
+            record.service_account_uid.clone_from(&subject.account.uid);
+            if let Some(pod) = &subject.pod {
+                record.pod.clone_from(&pod.name);
+                record.pod_uid.clone_from(&pod.uid);
+            }
+        }
+        let subject_node = self.subject.as_ref().and_then(|s| s.node.as_ref());
+        if let Some(node) = subject_node {
+            record.node.clone_from(&node.name);
+            record.node_uid.clone_from(&node.uid);
+        } else if let Some((cluster, node)) = &self.node {
+            record.cluster.clone_from(cluster);
+            record.node.clone_from(&node.name);
+            record.node_uid.clone_from(&node.uid);
+        }
+        record
+    }
+
+    /// Reads an origin back from a record; `None` where the record is not one of ours.
+    pub fn from_record(record: &log::Origin) -> Option<Self> {
+        let method = match record.method() {
+            log::AuthenticationMethod::Jwks => Method::Jwks,
+            log::AuthenticationMethod::TokenReview => Method::TokenReview,
+            log::AuthenticationMethod::ClientCertificate => Method::ClientCertificate,
+            log::AuthenticationMethod::Self_ => Method::Itself,
+            log::AuthenticationMethod::Unspecified => return None,
+        };
+        let authority = match record.authority() {
+            log::Authority::Self_ => Authority::Itself,
+            log::Authority::Agent => Authority::Agent,
+            log::Authority::Impersonation => Authority::Impersonation,
+            log::Authority::RelayedToken => Authority::RelayedToken,
+            log::Authority::Unspecified => return None,
+        };
+        let object = |name: &str, uid: &str| {
+            (!uid.is_empty()).then(|| ObjectRef {
+                name: name.to_owned(),
+                uid: uid.to_owned(),
+            })
+        };
+        let node = object(&record.node, &record.node_uid);
+        let account = object(&record.service_account, &record.service_account_uid);
+        let subject = account.map(|account| Subject {
+            cluster: record.cluster.clone(),
+            namespace: record.namespace.clone(),
+            account,
+            pod: object(&record.pod, &record.pod_uid),
+            node: node.clone(),
+        });
+        let vouching_node = match &subject {
+            None => node.map(|node| (record.cluster.clone(), node)),
+            Some(_) => None,
+        };
+        Some(Self {
+            method,
+            subject,
+            node: vouching_node,
+            entry_id: (!record.entry_id.is_empty()).then(|| record.entry_id.clone()),
+            first_authenticated: from_unix_ms(record.first_authenticated_ms)?,
+            authority,
+        })
+    }
+}
+
+/// Milliseconds since the epoch; the log's and the protocol's unit.
+pub fn unix_ms(time: OffsetDateTime) -> i64 {
+    i64::try_from(time.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX)
+}
+
+fn from_unix_ms(ms: i64) -> Option<OffsetDateTime> {
+    OffsetDateTime::from_unix_timestamp_nanos(i128::from(ms) * 1_000_000).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn an_origin_survives_its_record() {
+        let object = |n: &str| ObjectRef {
+            name: n.into(),
+            uid: format!("{n}-uid"),
+        };
+        let pod_origin = Origin {
+            method: Method::Jwks,
+            subject: Some(Subject {
+                cluster: "default".into(),
+                namespace: "shop".into(),
+                account: object("web"),
+                pod: Some(object("web-1")),
+                node: Some(object("node-1")),
+            }),
+            node: None,
+            entry_id: None,
+            first_authenticated: OffsetDateTime::from_unix_timestamp(1_700_000_000).unwrap(),
+            authority: Authority::Agent,
+        };
+        assert_eq!(
+            Origin::from_record(&pod_origin.to_record()).unwrap(),
+            pod_origin
+        );
+
+        let unix_origin = Origin {
+            subject: None,
+            node: Some(("default".into(), object("node-1"))),
+            entry_id: Some("/unix/alice#1".into()),
+            ..pod_origin
+        };
+        assert_eq!(
+            Origin::from_record(&unix_origin.to_record()).unwrap(),
+            unix_origin
+        );
+        assert!(Origin::from_record(&log::Origin::default()).is_none());
+    }
+
+    #[test]
+    fn a_token_prints_only_its_length() {
+        let debug = format!("{:?}", BearerToken::new("eyJhbGciOi"));
+        assert_eq!(debug, "BearerToken([redacted, 10 bytes])");
+    }
+}

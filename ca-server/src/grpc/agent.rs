@@ -1,0 +1,325 @@
+//! `citadel.v1.AgentService`: for node agents alone.
+
+use std::{pin::Pin, time::Duration};
+
+use citadel_proto::v1::{self, agent_service_server::AgentService, issue_item::Subject};
+use futures::Stream;
+use time::OffsetDateTime;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Request, Response, Status};
+
+use super::{
+    MAX_BATCH_ITEMS,
+    front::{Front, credentials, now_ms, to_bundles},
+    refusal::Refusal,
+    workload::{check_kind, wish},
+};
+use crate::{
+    authn::Credentials,
+    authz::{Ask, Wish},
+    caller::{BearerToken, Caller, Role},
+    issuance::{Item, ItemError},
+};
+
+const ATTEST: &str = "citadel.v1.AgentService/AttestAgent";
+const ISSUE: &str = "citadel.v1.AgentService/IssueBatch";
+const ENTRIES: &str = "citadel.v1.AgentService/StreamEntries";
+const BUNDLES: &str = "citadel.v1.AgentService/StreamTrustBundles";
+
+/// An open stream's agent is authenticated again this often: its pod or node may be gone.
+const RECHECK: Duration = Duration::from_secs(10);
+
+/// The longest idempotency key, bytes.
+const MAX_IDEMPOTENCY_KEY: usize = 64;
+
+/// The service.
+pub(crate) struct AgentApi(pub(crate) Front);
+
+type Updates<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl AgentService for AgentApi {
+    async fn attest_agent(
+        &self,
+        request: Request<v1::AttestAgentRequest>,
+    ) -> Result<Response<v1::AttestAgentResponse>, Status> {
+        let credentials = credentials(&request)?;
+        let csr = request.into_inner().csr;
+        let front = &self.0;
+        front
+            .serve(ATTEST, &credentials, async {
+                let now = OffsetDateTime::now_utc();
+                front.metrics.csrs(1);
+                let caller = front.caller(&credentials, now).await?;
+                let item = Item {
+                    ask: Ask::AgentIdentity,
+                    wish: Wish::default(),
+                    csr,
+                };
+                let svid = front
+                    .issuance
+                    .issue(&caller, &item, now)
+                    .await
+                    .map_err(Refusal::from)?;
+                Ok(Response::new(v1::AttestAgentResponse {
+                    svid: Some(front.svid(&svid)),
+                    bundles: front.bundles(),
+                    server_time_ms: now_ms(),
+                }))
+            })
+            .await
+    }
+
+    async fn issue_batch(
+        &self,
+        request: Request<v1::IssueBatchRequest>,
+    ) -> Result<Response<v1::IssueBatchResponse>, Status> {
+        let credentials = credentials(&request)?;
+        let items = request.into_inner().items;
+        let front = &self.0;
+        front
+            .serve(ISSUE, &credentials, async {
+                let now = OffsetDateTime::now_utc();
+                front.metrics.csrs(items.len());
+                if items.len() > MAX_BATCH_ITEMS {
+                    return Err(Refusal::invalid(format!(
+                        "items: {} are too many, send at most {MAX_BATCH_ITEMS}",
+                        items.len()
+                    )));
+                }
+                let caller = self.agent(&credentials, now).await?;
+                Ok(Response::new(
+                    self.issue_items(&credentials, &caller, items, now).await,
+                ))
+            })
+            .await
+    }
+
+    type StreamEntriesStream = Updates<v1::EntriesUpdate>;
+
+    async fn stream_entries(
+        &self,
+        request: Request<v1::StreamEntriesRequest>,
+    ) -> Result<Response<Self::StreamEntriesStream>, Status> {
+        let credentials = credentials(&request)?;
+        let front = self.0.clone();
+        let update = front
+            .serve(ENTRIES, &credentials, async {
+                let caller = self.agent(&credentials, OffsetDateTime::now_utc()).await?;
+                Ok(entries_of(&front, &caller))
+            })
+            .await?;
+        // The entries are the configuration's, which changes with a restart alone; the stream
+        // stays open so that the agent hears at once of what changes later.
+        let (sender, receiver) = mpsc::channel(1);
+        let api = Self(front);
+        tokio::spawn(async move {
+            if sender.send(Ok(update)).await.is_err() {
+                return;
+            }
+            loop {
+                tokio::select! {
+                    () = sender.closed() => return,
+                    () = api.0.shutdown.wait() => return,
+                    () = tokio::time::sleep(RECHECK) => {}
+                }
+                if let Err(status) = api.recheck(ENTRIES, &credentials).await {
+                    let _ = sender.send(Err(status)).await;
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    type StreamTrustBundlesStream = Updates<v1::TrustBundlesUpdate>;
+
+    async fn stream_trust_bundles(
+        &self,
+        request: Request<v1::StreamTrustBundlesRequest>,
+    ) -> Result<Response<Self::StreamTrustBundlesStream>, Status> {
+        let credentials = credentials(&request)?;
+        let front = self.0.clone();
+        front
+            .serve(BUNDLES, &credentials, async {
+                self.agent(&credentials, OffsetDateTime::now_utc()).await
+            })
+            .await?;
+        let mut bundles = front.bundles.clone();
+        bundles.mark_changed();
+        let (sender, receiver) = mpsc::channel(1);
+        let api = Self(front);
+        tokio::spawn(async move {
+            loop {
+                tokio::select! {
+                    () = sender.closed() => return,
+                    () = api.0.shutdown.wait() => return,
+                    changed = bundles.changed() => {
+                        if changed.is_err() {
+                            return;
+                        }
+                        let update = v1::TrustBundlesUpdate {
+                            bundles: to_bundles(&bundles.borrow_and_update()),
+                            server_time_ms: now_ms(),
+                        };
+                        if sender.send(Ok(update)).await.is_err() {
+                            return;
+                        }
+                    }
+                    () = tokio::time::sleep(RECHECK) => {
+                        if let Err(status) = api.recheck(BUNDLES, &credentials).await {
+                            let _ = sender.send(Err(status)).await;
+                            return;
+                        }
+                    }
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+}
+
+impl AgentApi {
+    /// Authenticates the sender, which must be an agent by its SVID.
+    async fn agent(
+        &self,
+        credentials: &Credentials,
+        now: OffsetDateTime,
+    ) -> Result<Caller, Refusal> {
+        let caller = self.0.caller(credentials, now).await?;
+        match caller.role {
+            Role::Agent { .. } => Ok(caller),
+            Role::Workload | Role::CaServer => Err(Refusal::new(
+                Code::PermissionDenied,
+                "this RPC is for node agents: present an agent's SVID",
+                "the caller is no agent",
+            )),
+        }
+    }
+
+    /// Whether an open stream may go on. What can't be decided now changes nothing.
+    async fn recheck(&self, rpc: &'static str, credentials: &Credentials) -> Result<(), Status> {
+        match self.agent(credentials, OffsetDateTime::now_utc()).await {
+            Ok(_) => Ok(()),
+            Err(refusal) if refusal.code == Code::Unavailable => Ok(()),
+            Err(refusal) => {
+                self.0.refused(rpc, credentials.address, &refusal);
+                Err(refusal.into())
+            }
+        }
+    }
+
+    async fn issue_items(
+        &self,
+        credentials: &Credentials,
+        caller: &Caller,
+        items: Vec<v1::IssueItem>,
+        now: OffsetDateTime,
+    ) -> v1::IssueBatchResponse {
+        let front = &self.0;
+        let mut keys = Vec::with_capacity(items.len());
+        let mut wanted = Vec::with_capacity(items.len());
+        for item in items {
+            keys.push(item.idempotency_key.clone());
+            wanted.push(self.item(credentials, caller, item, now).await);
+        }
+        let releases = front.issuance.issue_many(caller, wanted, now).await;
+        let results = keys
+            .into_iter()
+            .zip(releases)
+            .map(|(idempotency_key, release)| {
+                let outcome = match release {
+                    Ok(svid) => v1::issue_result::Outcome::Svid(front.svid(&svid)),
+                    Err(error) => {
+                        let refusal = Refusal::from(error);
+                        front.refused(ISSUE, credentials.address, &refusal);
+                        v1::issue_result::Outcome::Error(refusal.into_item_error())
+                    }
+                };
+                v1::IssueResult {
+                    idempotency_key,
+                    outcome: Some(outcome),
+                }
+            })
+            .collect();
+        v1::IssueBatchResponse {
+            results,
+            server_time_ms: now_ms(),
+        }
+    }
+
+    async fn item(
+        &self,
+        credentials: &Credentials,
+        agent: &Caller,
+        item: v1::IssueItem,
+        now: OffsetDateTime,
+    ) -> Result<Item, ItemError> {
+        let invalid = |refusal: Refusal| crate::authz::Denied::Invalid(refusal.message);
+        check_kind(item.kind).map_err(invalid)?;
+        if item.idempotency_key.len() > MAX_IDEMPOTENCY_KEY {
+            return Err(crate::authz::Denied::Invalid(format!(
+                "idempotency_key: longer than {MAX_IDEMPOTENCY_KEY} bytes"
+            ))
+            .into());
+        }
+        let wish = wish(item.ttl_seconds, &item.previous_serial).map_err(invalid)?;
+        let given = |text: String| (!text.is_empty()).then_some(text);
+        let ask = match item.subject {
+            Some(Subject::Pod(pod)) => Ask::Pod {
+                uid: pod.pod_uid,
+                namespace: given(pod.namespace),
+                account: given(pod.service_account),
+            },
+            Some(Subject::Entry(entry)) => Ask::Entry {
+                entry_id: entry.entry_id,
+                pod_uid: given(entry.pod_uid),
+            },
+            Some(Subject::RelayedToken(relayed)) => {
+                // The token's cluster can only be the agent's: no header may say otherwise.
+                let cluster = match &agent.role {
+                    Role::Agent { cluster, .. } => Some(cluster.as_str()),
+                    _ => None,
+                };
+                let token = BearerToken::new(relayed.token);
+                let workload = self
+                    .0
+                    .authenticator
+                    .token(&token, cluster, credentials.address, now)
+                    .await?;
+                Ask::Relayed {
+                    workload: Box::new(workload),
+                    pod_uid: given(relayed.pod_uid),
+                }
+            }
+            None => {
+                return Err(crate::authz::Denied::Invalid(
+                    "subject: missing; name a pod, an entry or a relayed token".into(),
+                )
+                .into());
+            }
+        };
+        Ok(Item {
+            ask,
+            wish,
+            csr: item.csr,
+        })
+    }
+}
+
+fn entries_of(front: &Front, caller: &Caller) -> v1::EntriesUpdate {
+    let policy = front.issuance.policy();
+    let entries = match &caller.role {
+        Role::Agent { cluster, node } => policy
+            .entries_of_node(cluster, &node.name)
+            .into_iter()
+            .map(crate::authz::Entry::to_record)
+            .collect(),
+        Role::Workload | Role::CaServer => Vec::new(),
+    };
+    v1::EntriesUpdate {
+        entries,
+        revision: policy.options().revision,
+    }
+}

@@ -1,0 +1,233 @@
+//! What every service does first: credentials, a turn in the queue, a deadline, and one log
+//! line for each refusal.
+
+use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
+
+use citadel_identity::{bundle::BundleSet, template, verify};
+use citadel_proto::v1;
+use citadel_runtime::{ShutdownSignal, tls::PeerInfo};
+use rustls::pki_types::CertificateDer;
+use time::OffsetDateTime;
+use tokio::sync::watch;
+use tonic::{Request, Status, metadata::MetadataMap};
+
+use super::refusal::Refusal;
+use crate::{
+    admission::{Admission, Lane},
+    authn::{Authenticator, AuthnError, Credentials},
+    caller::{BearerToken, Caller, unix_ms},
+    issuance::{Issuance, Svid},
+    metrics::{Metrics, Stage},
+};
+
+/// What the services share.
+pub(crate) struct FrontParts {
+    /// Who is asking.
+    pub(crate) authenticator: Arc<Authenticator>,
+    /// The line.
+    pub(crate) issuance: Arc<Issuance>,
+    /// Whose turn it is.
+    pub(crate) admission: Arc<Admission>,
+    /// Counters.
+    pub(crate) metrics: Arc<Metrics>,
+    /// The trust bundles, as they change.
+    pub(crate) bundles: watch::Receiver<Arc<BundleSet>>,
+    /// The longest that one request may take.
+    pub(crate) deadline: Duration,
+    /// Ends open streams, so that a shutdown does not wait for them.
+    pub(crate) shutdown: ShutdownSignal,
+}
+
+/// Shared by all services; cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Front(Arc<FrontParts>);
+
+impl std::ops::Deref for Front {
+    type Target = FrontParts;
+
+    fn deref(&self) -> &FrontParts {
+        &self.0
+    }
+}
+
+impl Front {
+    /// Puts the parts together.
+    pub(crate) fn new(parts: FrontParts) -> Self {
+        Self(Arc::new(parts))
+    }
+
+    /// Serves one request: waits for a turn, keeps the deadline, counts, and logs a refusal.
+    pub(super) async fn serve<T>(
+        &self,
+        rpc: &'static str,
+        credentials: &Credentials,
+        work: impl Future<Output = Result<T, Refusal>>,
+    ) -> Result<T, Status> {
+        let lane = lane(credentials);
+        let admitted = async {
+            let _turn = self.admission.enter(lane).await?;
+            self.metrics.waiting(self.admission.waiting());
+            work.await
+        };
+        let result = match tokio::time::timeout(self.deadline, admitted).await {
+            Ok(result) => result,
+            Err(_) => Err(Refusal::deadline(self.deadline)),
+        };
+        match result {
+            Ok(value) => {
+                self.metrics.request(rpc, "Ok");
+                Ok(value)
+            }
+            Err(refusal) => {
+                self.refused(rpc, credentials.address, &refusal);
+                Err(refusal.into())
+            }
+        }
+    }
+
+    /// Counts and logs a refusal, of a request or of one item.
+    pub(super) fn refused(&self, rpc: &'static str, peer: SocketAddr, refusal: &Refusal) {
+        self.metrics.request(rpc, code_name(refusal.code));
+        tracing::warn!(
+            target: "citadel::refused",
+            rpc,
+            %peer,
+            code = code_name(refusal.code),
+            reason = refusal.reason,
+            "refused"
+        );
+    }
+
+    /// Authenticates the sender.
+    pub(super) async fn caller(
+        &self,
+        credentials: &Credentials,
+        now: OffsetDateTime,
+    ) -> Result<Caller, Refusal> {
+        let timer = self.metrics.stage(Stage::Authenticate);
+        match self.authenticator.authenticate(credentials, now).await {
+            Ok(caller) => {
+                timer.end();
+                Ok(caller)
+            }
+            Err(error) => {
+                if !matches!(error, AuthnError::Unavailable(_)) {
+                    self.metrics.authentication_failed();
+                }
+                Err(error.into())
+            }
+        }
+    }
+
+    /// The chain to send with a leaf: leaf, then intermediates; no root.
+    pub(super) fn chain(&self, leaf: &CertificateDer<'_>) -> Vec<Vec<u8>> {
+        let issuer = &self.issuance.line().issuer;
+        std::iter::once(leaf.as_ref().to_vec())
+            .chain(
+                issuer
+                    .certificate()
+                    .chain()
+                    .iter()
+                    .map(|der| der.as_ref().to_vec()),
+            )
+            .collect()
+    }
+
+    /// An SVID as citadel.v1 sends it.
+    pub(super) fn svid(&self, svid: &Svid) -> v1::X509Svid {
+        v1::X509Svid {
+            spiffe_id: svid.spiffe_id.to_string(),
+            certificate_chain: self.chain(&svid.certificate),
+            serial: svid.serial.to_string(),
+            not_before: svid.not_before.unix_timestamp(),
+            not_after: svid.not_after.unix_timestamp(),
+            renew_at: svid.renew_at.unix_timestamp(),
+            log_index: svid.index.0,
+            hint: svid.hint.clone(),
+            pod_uid: svid.pod_uid.clone().unwrap_or_default(),
+        }
+    }
+
+    /// The current trust bundles as citadel.v1 sends them.
+    pub(super) fn bundles(&self) -> Vec<v1::TrustBundle> {
+        to_bundles(&self.bundles.borrow())
+    }
+}
+
+/// Trust bundles as citadel.v1 sends them.
+pub(super) fn to_bundles(set: &BundleSet) -> Vec<v1::TrustBundle> {
+    set.iter()
+        .map(|bundle| v1::TrustBundle {
+            trust_domain: bundle.trust_domain.to_string(),
+            x509_authorities: bundle
+                .authorities
+                .iter()
+                .map(|der| der.as_ref().to_vec())
+                .collect(),
+            sequence: bundle.sequence,
+            refresh_hint_seconds: i64::try_from(bundle.refresh_hint.as_secs()).unwrap_or_default(),
+        })
+        .collect()
+}
+
+/// What a request presents. A second `authorization` header, or one that is no bearer
+/// token, counts as no token.
+pub(super) fn credentials<T>(request: &Request<T>) -> Result<Credentials, Status> {
+    let peer = request
+        .extensions()
+        .get::<PeerInfo>()
+        .ok_or_else(|| Status::internal("the connection has no peer"))?;
+    let metadata = request.metadata();
+    Ok(Credentials {
+        token: bearer(metadata),
+        client_chain: peer.client_chain.clone(),
+        cluster_id: metadata
+            .get("clusterid")
+            .and_then(|value| value.to_str().ok())
+            .map(ToOwned::to_owned),
+        address: peer.address,
+    })
+}
+
+fn bearer(metadata: &MetadataMap) -> Option<BearerToken> {
+    let mut values = metadata.get_all("authorization").iter();
+    let (Some(value), None) = (values.next(), values.next()) else {
+        return None;
+    };
+    let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
+    (scheme.eq_ignore_ascii_case("bearer") && !token.trim().is_empty())
+        .then(|| BearerToken::new(token.trim()))
+}
+
+/// Agents queue by their node; everybody else by address. The chain was verified by TLS.
+fn lane(credentials: &Credentials) -> Lane {
+    let agent = credentials
+        .client_chain
+        .first()
+        .and_then(|leaf| verify::spiffe_id(leaf).ok())
+        .and_then(|id| template::parse_agent_id(&id));
+    match agent {
+        Some((cluster, node)) => Lane::Node(format!("{cluster}/{node}")),
+        None => Lane::of_peer(credentials.address.ip()),
+    }
+}
+
+pub(super) fn now_ms() -> i64 {
+    unix_ms(OffsetDateTime::now_utc())
+}
+
+pub(super) fn code_name(code: tonic::Code) -> &'static str {
+    use tonic::Code;
+    match code {
+        Code::Ok => "Ok",
+        Code::InvalidArgument => "InvalidArgument",
+        Code::PermissionDenied => "PermissionDenied",
+        Code::ResourceExhausted => "ResourceExhausted",
+        Code::Unauthenticated => "Unauthenticated",
+        Code::Unavailable => "Unavailable",
+        Code::NotFound => "NotFound",
+        Code::Unimplemented => "Unimplemented",
+        Code::Internal => "Internal",
+        _ => "Other",
+    }
+}

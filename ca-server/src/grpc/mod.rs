@@ -1,0 +1,21 @@
+//! The services: thin adapters on the one issuance line, converting and nothing else.
+
+mod admin;
+mod agent;
+mod front;
+mod istio;
+mod refusal;
+mod workload;
+
+pub(crate) use admin::{AdminAccess, AdminApi};
+pub(crate) use agent::AgentApi;
+pub(crate) use front::{Front, FrontParts};
+pub(crate) use istio::IstioApi;
+pub(crate) use workload::WorkloadApi;
+
+/// The largest request with one certificate, bytes.
+pub(crate) const MAX_SINGLE_REQUEST: usize = 64 * 1024;
+/// The largest batch, bytes.
+pub(crate) const MAX_BATCH_REQUEST: usize = 1024 * 1024;
+/// The most items of a batch.
+pub(crate) const MAX_BATCH_ITEMS: usize = 256;

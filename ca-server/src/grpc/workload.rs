@@ -1,0 +1,82 @@
+//! `citadel.v1.WorkloadService`: a workload asks for itself.
+
+use citadel_proto::v1::{self, workload_service_server::WorkloadService};
+use time::OffsetDateTime;
+use tonic::{Request, Response, Status};
+
+use super::{
+    front::{Front, credentials, now_ms},
+    refusal::Refusal,
+};
+use crate::{
+    authz::{Ask, Wish},
+    issuance::Item,
+};
+
+const ISSUE_SVID: &str = "citadel.v1.WorkloadService/IssueSvid";
+
+/// The service.
+pub(crate) struct WorkloadApi(pub(crate) Front);
+
+#[tonic::async_trait]
+impl WorkloadService for WorkloadApi {
+    async fn issue_svid(
+        &self,
+        request: Request<v1::IssueSvidRequest>,
+    ) -> Result<Response<v1::IssueSvidResponse>, Status> {
+        let credentials = credentials(&request)?;
+        let request = request.into_inner();
+        let front = &self.0;
+        front
+            .serve(ISSUE_SVID, &credentials, async {
+                let now = OffsetDateTime::now_utc();
+                front.metrics.csrs(1);
+                check_kind(request.kind)?;
+                let wish = wish(request.ttl_seconds, &request.previous_serial)?;
+                let caller = front.caller(&credentials, now).await?;
+                let item = Item {
+                    ask: Ask::Own,
+                    wish,
+                    csr: request.csr,
+                };
+                let svid = front
+                    .issuance
+                    .issue(&caller, &item, now)
+                    .await
+                    .map_err(Refusal::from)?;
+                Ok(Response::new(v1::IssueSvidResponse {
+                    svid: Some(front.svid(&svid)),
+                    bundles: front.bundles(),
+                    server_time_ms: now_ms(),
+                }))
+            })
+            .await
+    }
+}
+
+/// X.509-SVIDs are the one kind there is; another is refused, never answered with this one.
+pub(super) fn check_kind(kind: i32) -> Result<(), Refusal> {
+    match v1::CredentialKind::try_from(kind) {
+        Ok(v1::CredentialKind::Unspecified | v1::CredentialKind::X509Svid) => Ok(()),
+        Err(_) => Err(Refusal::invalid(format!(
+            "kind: {kind} is unknown; use X509_SVID"
+        ))),
+    }
+}
+
+/// Lifetime and predecessor of a citadel.v1 request.
+pub(super) fn wish(ttl_seconds: i64, previous_serial: &str) -> Result<Wish, Refusal> {
+    let ttl = u64::try_from(ttl_seconds)
+        .map_err(|_| Refusal::invalid("ttl_seconds: must not be negative; 0 is the default"))?;
+    let previous_serial = match previous_serial {
+        "" => None,
+        text => Some(text.parse().map_err(|_| {
+            Refusal::invalid("previous_serial: not a serial; give it as the CA did, in hex")
+        })?),
+    };
+    Ok(Wish {
+        ttl: (ttl > 0).then(|| std::time::Duration::from_secs(ttl)),
+        default_ttl: None,
+        previous_serial,
+    })
+}

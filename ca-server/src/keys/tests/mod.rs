@@ -1,0 +1,2 @@
+mod cacerts;
+mod own;

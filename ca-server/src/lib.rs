@@ -1,0 +1,23 @@
+//! Citadel's certificate authority: validates who asks, signs short-lived X.509-SVIDs, and
+//! records each before it is released.
+//!
+//! [`build`] binds and starts the whole server, so that a test or `citadel dev` runs it in
+//! process on port 0.
+
+pub mod admission;
+pub mod authn;
+pub mod authz;
+pub mod caller;
+pub mod clusters;
+pub mod config;
+mod grpc;
+pub mod issuance;
+pub mod keys;
+pub mod metrics;
+mod monitor;
+mod server;
+mod serving;
+mod settings;
+pub mod store;
+
+pub use server::{Bound, Parts, StartError, build};

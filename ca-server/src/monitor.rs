@@ -1,0 +1,150 @@
+//! What goes on beside the requests: keys are kept fresh, readiness says which part is not
+//! ready, and the trust bundle is written where agents find it.
+
+use std::{sync::Arc, time::Duration};
+
+use citadel_identity::bundle::{Bundle, BundleSet};
+use citadel_runtime::{
+    ShutdownSignal,
+    admin::{PartHandle, Readiness},
+};
+use futures::future::join_all;
+use tokio::sync::watch;
+
+use crate::{
+    admission::Admission,
+    clusters::{ClusterHandle, Clusters, Mode},
+    metrics::Metrics,
+    store::{Store, StoreHealth},
+};
+
+/// Between two looks at every part.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// Between two attempts to write the bundle, when it did not change.
+const BUNDLE_INTERVAL: Duration = Duration::from_secs(300);
+/// How long a start waits for the first keys; without them it goes on, not ready.
+const FIRST_KEYS: Duration = Duration::from_secs(5);
+
+/// What the monitor looks at.
+pub(crate) struct Monitor {
+    pub(crate) clusters: Arc<Clusters>,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) admission: Arc<Admission>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) readiness: Readiness,
+    /// Namespace and name of the ConfigMap that carries the bundle.
+    pub(crate) bundle_configmap: Option<(String, String)>,
+    pub(crate) bundles: watch::Receiver<Arc<BundleSet>>,
+    /// Keeps the channel open: the bundle changes with rotation.
+    pub(crate) _bundle_sender: watch::Sender<Arc<BundleSet>>,
+    pub(crate) shutdown: ShutdownSignal,
+}
+
+/// Runs until shutdown.
+pub(crate) async fn run(monitor: Monitor) {
+    tokio::join!(
+        monitor.watch_parts(),
+        monitor.refresh_keys(),
+        monitor.publish_bundle()
+    );
+}
+
+/// Fetches keys and issuers once, before the first request.
+pub(crate) async fn first_keys(clusters: &Clusters) {
+    let fetches = clusters
+        .iter()
+        .filter(|c| c.mode() == Mode::Local)
+        .map(ClusterHandle::refresh_keys);
+    let _ = tokio::time::timeout(FIRST_KEYS, join_all(fetches)).await;
+}
+
+impl Monitor {
+    async fn watch_parts(&self) {
+        let store = self.readiness.part("store");
+        let clusters: Vec<(&ClusterHandle, PartHandle)> = self
+            .clusters
+            .iter()
+            // Part names live as long as the process; there are as many as clusters.
+            .map(|cluster| {
+                let name: &'static str =
+                    Box::leak(format!("cluster {}", cluster.name()).into_boxed_str());
+                (cluster, self.readiness.part(name))
+            })
+            .collect();
+        loop {
+            match self.store.health() {
+                StoreHealth::Ready => store.set_ready(),
+                StoreHealth::NotReady(error) => store.set_not_ready(error.to_string()),
+            }
+            for (cluster, part) in &clusters {
+                match Self::problem(cluster) {
+                    None => part.set_ready(),
+                    Some(problem) => part.set_not_ready(problem),
+                }
+            }
+            self.metrics.waiting(self.admission.waiting());
+            tokio::select! {
+                () = self.shutdown.wait() => return,
+                () = tokio::time::sleep(INTERVAL) => {}
+            }
+        }
+    }
+
+    fn problem(cluster: &ClusterHandle) -> Option<String> {
+        if let Err(stale) = cluster.check_fresh() {
+            return Some(stale.to_string());
+        }
+        if cluster.mode() == Mode::TokenReview {
+            return None;
+        }
+        if !cluster.knows_issuer() {
+            return Some("the issuer of its tokens is not known yet".into());
+        }
+        match cluster.keys() {
+            Some(Ok(_)) => None,
+            Some(Err(reason)) => Some(reason),
+            None => Some("its JWKS was never fetched, or too long ago".into()),
+        }
+    }
+
+    async fn refresh_keys(&self) {
+        let local = self.clusters.iter().filter(|c| c.mode() == Mode::Local);
+        join_all(local.map(|cluster| async {
+            while !cluster.knows_issuer() {
+                cluster.refresh_keys().await;
+                tokio::select! {
+                    () = self.shutdown.wait() => return,
+                    () = tokio::time::sleep(INTERVAL) => {}
+                }
+            }
+            cluster.jwks().run(self.shutdown.wait_owned()).await;
+        }))
+        .await;
+    }
+
+    async fn publish_bundle(&self) {
+        let Some((namespace, name)) = &self.bundle_configmap else {
+            return;
+        };
+        let mut bundles = self.bundles.clone();
+        loop {
+            let pem: String = bundles
+                .borrow_and_update()
+                .iter()
+                .map(Bundle::to_pem)
+                .collect();
+            let mut wait = BUNDLE_INTERVAL;
+            for cluster in self.clusters.iter() {
+                if let Err(error) = cluster.api().write_bundle(namespace, name, &pem).await {
+                    wait = Duration::from_secs(10);
+                    tracing::warn!(cluster = cluster.name(), %error, "trust bundle not written");
+                }
+            }
+            tokio::select! {
+                () = self.shutdown.wait() => return,
+                () = tokio::time::sleep(wait) => {}
+                changed = bundles.changed() => if changed.is_err() { return },
+            }
+        }
+    }
+}

@@ -1,0 +1,384 @@
+//! Puts the parts together, binds, serves, and ends in order.
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use citadel_identity::{
+    TrustDomain,
+    bundle::BundleSet,
+    crypto,
+    tls::{BundleHandle, ClientVerifier},
+};
+use citadel_kubernetes::{Cluster, ClusterConfig, Inventory, inventory::Remember};
+use citadel_proto::{
+    istio::istio_certificate_service_server::IstioCertificateServiceServer,
+    v1::{
+        admin_service_server::AdminServiceServer, agent_service_server::AgentServiceServer,
+        workload_service_server::WorkloadServiceServer,
+    },
+};
+use citadel_runtime::{
+    Shutdown,
+    admin::{AdminServer, Readiness},
+    process,
+    tls::{self, ConnectionMetrics, ReloadingCertificate},
+};
+use prometheus_client::registry::Registry;
+use rustls::pki_types::CertificateDer;
+use time::OffsetDateTime;
+use tokio::{net::TcpListener, sync::watch};
+use tonic::transport::Server;
+
+use crate::{
+    admission::Admission,
+    authn::Authenticator,
+    authz::Policy,
+    clusters::{ClusterHandle, ClusterParts, Clusters},
+    config::Config,
+    grpc::{
+        AdminAccess, AdminApi, AgentApi, Front, FrontParts, IstioApi, MAX_BATCH_REQUEST,
+        MAX_SINGLE_REQUEST, WorkloadApi,
+    },
+    issuance::{Issuance, Issuer, Line},
+    keys::{CaKeys, KeyError},
+    metrics::Metrics,
+    monitor, serving, settings,
+    store::{SqliteOptions, SqliteStore, Store, StoreError},
+};
+
+/// How long accepted requests may take once the shutdown has begun.
+const DRAIN: Duration = Duration::from_secs(25);
+
+/// Why the server does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The CA key or its certificates.
+    #[error(transparent)]
+    Keys(#[from] KeyError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A cluster's credentials.
+    #[error(transparent)]
+    Cluster(#[from] citadel_kubernetes::cluster::ConnectError),
+    /// A port or a socket.
+    #[error("{what}: {error}")]
+    Listen {
+        /// Which one.
+        what: String,
+        /// Why not.
+        error: std::io::Error,
+    },
+    /// TLS can't be set up.
+    #[error(transparent)]
+    Tls(#[from] tls::TlsError),
+    /// The own serving certificate.
+    #[error(transparent)]
+    Serving(#[from] serving::ServingError),
+    /// The configuration, where only a running server can tell.
+    #[error("{0}")]
+    Config(String),
+    /// The server ended with an error.
+    #[error("serving gRPC: {0}")]
+    Serve(#[from] tonic::transport::Error),
+}
+
+/// What a caller of [`build`] may bring instead of the configuration's own.
+pub struct Parts {
+    /// Ends the server.
+    pub shutdown: Shutdown,
+    /// Clusters in place of the configured ones: `citadel dev` brings its local issuer.
+    pub clusters: Option<Vec<ClusterParts>>,
+}
+
+impl Parts {
+    /// The configured clusters.
+    pub fn new(shutdown: Shutdown) -> Self {
+        Self {
+            shutdown,
+            clusters: None,
+        }
+    }
+}
+
+/// A server that is bound and has all it needs; [`Bound::serve`] answers.
+pub struct Bound {
+    /// Where gRPC listens, with the real port.
+    pub grpc: SocketAddr,
+    /// Where `/livez`, `/readyz` and `/metrics` are.
+    pub admin: SocketAddr,
+    /// Ends it.
+    pub shutdown: Shutdown,
+    /// The trust bundle as it is now.
+    pub bundles: Arc<BundleSet>,
+    listener: TcpListener,
+    admin_server: AdminServer,
+    admin_socket: Option<PathBuf>,
+    front: Front,
+    access: AdminAccess,
+    istio_default_ttl: Duration,
+    certificate: Arc<ReloadingCertificate>,
+    trust_domain: TrustDomain,
+    client_bundles: BundleHandle,
+    connection_metrics: ConnectionMetrics,
+    limits: settings::ServerLimits,
+    store: Arc<dyn Store>,
+}
+
+/// Binds and prepares everything; nothing is answered yet.
+///
+/// # Errors
+/// [`StartError`], which says what to change.
+pub async fn build(config: Config, parts: Parts) -> Result<Bound, StartError> {
+    crypto::install_default();
+    let shutdown = parts.shutdown;
+    let now = OffsetDateTime::now_utc();
+    let keys = CaKeys::load_or_create(&config, now)?;
+    let store = open_store(&config).await?;
+    store
+        .bind_issuer(keys.issuer.subject_key_id(), None)
+        .await?;
+
+    let readiness = Readiness::new();
+    let mut registry = Registry::default();
+    process::register(&mut registry);
+    let metrics = Arc::new(Metrics::register(&mut registry));
+    let connection_metrics = ConnectionMetrics::default();
+    connection_metrics.register(&mut registry, "citadel_ca");
+    metrics.ca_expiries(keys.root_not_after(), keys.issuer.not_after());
+
+    let clusters = match parts.clusters {
+        Some(parts) => Clusters::new(parts.into_iter().map(ClusterHandle::new).collect()),
+        None => connect_clusters(&config, &shutdown).await?,
+    };
+    let clusters = Arc::new(clusters);
+    let policy = Arc::new(Policy::new(settings::policy(&config), clusters.clone()));
+
+    let trust_domain = config.trust_domain.clone();
+    let set = BundleSet::from(keys.bundle.clone());
+    let roots: Vec<CertificateDer<'static>> = keys.bundle.authorities.clone();
+    let (bundle_sender, bundles) = watch::channel(Arc::new(set.clone()));
+    let client_bundles = BundleHandle::new(set);
+
+    let limits = settings::ServerLimits::from(&config);
+    let issuer = Arc::new(Issuer::new(
+        keys.issuer.clone(),
+        keys.signer.clone(),
+        trust_domain,
+        settings::lint_max_lifetime(&config),
+    ));
+    let line = Line {
+        issuer: issuer.clone(),
+        store: store.clone(),
+        shortest: config.lifetimes.min.get(),
+    };
+    let issuance = Arc::new(Issuance::new(policy.clone(), line, metrics.clone()));
+    let authenticator = Arc::new(Authenticator::new(
+        clusters.clone(),
+        policy,
+        config.audiences.clone(),
+        store.clone(),
+        bundles.clone(),
+        issuer.key_id().to_vec(),
+    ));
+
+    let listener = tls::bind(config.listen)
+        .await
+        .map_err(|error| StartError::Listen {
+            what: "listen".into(),
+            error,
+        })?;
+    let grpc = listener.local_addr().map_err(|error| StartError::Listen {
+        what: "listen".into(),
+        error,
+    })?;
+
+    let certificate = Arc::new(ReloadingCertificate::empty());
+    let renew_in = serving::renew(&issuance, &roots, &certificate, grpc).await?;
+    shutdown.spawn(serving::keep_renewed(
+        issuance.clone(),
+        roots,
+        certificate.clone(),
+        grpc,
+        renew_in,
+        shutdown.signal(),
+    ));
+    let admission = Admission::new(limits.admission);
+    shutdown.spawn(monitor::run(monitor::Monitor {
+        clusters: clusters.clone(),
+        store: store.clone(),
+        admission: admission.clone(),
+        metrics: metrics.clone(),
+        readiness: readiness.clone(),
+        bundle_configmap: settings::bundle_configmap(&config),
+        bundles: bundles.clone(),
+        _bundle_sender: bundle_sender,
+        shutdown: shutdown.signal(),
+    }));
+    monitor::first_keys(&clusters).await;
+    if let Some((kid, one, other)) = clusters.shared_key() {
+        return Err(StartError::Config(format!(
+            "clusters {one} and {other} share the key {kid}: a token's key must tell its cluster"
+        )));
+    }
+
+    let admin_server = AdminServer::bind(config.admin_listen, readiness, Arc::new(registry))
+        .await
+        .map_err(|error| StartError::Listen {
+            what: "admin_listen".into(),
+            error,
+        })?;
+    let front = Front::new(FrontParts {
+        authenticator,
+        issuance,
+        admission,
+        metrics,
+        bundles: bundles.clone(),
+        deadline: limits.request_deadline,
+        shutdown: shutdown.signal(),
+    });
+    let bundles = bundles.borrow().clone();
+    Ok(Bound {
+        grpc,
+        admin: admin_server.address(),
+        shutdown,
+        bundles,
+        listener,
+        admin_server,
+        admin_socket: config.admin_socket.clone(),
+        front,
+        access: settings::admin_access(&config),
+        istio_default_ttl: config.lifetimes.istio_default.get(),
+        certificate,
+        trust_domain: config.trust_domain,
+        client_bundles,
+        connection_metrics,
+        limits,
+        store,
+    })
+}
+
+async fn open_store(config: &Config) -> Result<Arc<dyn Store>, StartError> {
+    let path = settings::sqlite_path(config);
+    Ok(Arc::new(SqliteStore::open(SqliteOptions::new(path)).await?))
+}
+
+async fn connect_clusters(config: &Config, shutdown: &Shutdown) -> Result<Clusters, StartError> {
+    let mut handles = Vec::with_capacity(config.clusters.len());
+    for cluster in &config.clusters {
+        let mut options = ClusterConfig::new(cluster.name.clone(), cluster.kubeconfig.clone());
+        options.deadline = cluster.api_deadline.get();
+        let api = Cluster::connect(options).await?;
+        let inventory = Arc::new(Inventory::new(Remember::default()));
+        shutdown.spawn(
+            api.clone()
+                .run_watches(inventory.clone(), shutdown.signal().wait_owned()),
+        );
+        handles.push(ClusterHandle::new(settings::cluster_parts(
+            cluster, api, inventory,
+        )));
+    }
+    Ok(Clusters::new(handles))
+}
+
+impl Bound {
+    /// Serves until the shutdown; then finishes what was accepted and closes the store.
+    ///
+    /// # Errors
+    /// [`StartError`] if a listener fails for good.
+    pub async fn serve(self) -> Result<(), StartError> {
+        let clients = Arc::new(ClientVerifier::new(self.trust_domain, self.client_bundles));
+        let tls = tls::server_config(self.certificate.clone(), clients)?;
+        let incoming = tls::incoming(
+            self.listener,
+            tls,
+            self.limits.connections,
+            self.connection_metrics,
+            self.shutdown.signal(),
+        );
+        let (health_reporter, health) = tonic_health::server::health_reporter();
+        health_reporter
+            .set_serving::<AgentServiceServer<AgentApi>>()
+            .await;
+        health_reporter
+            .set_serving::<WorkloadServiceServer<WorkloadApi>>()
+            .await;
+        health_reporter
+            .set_serving::<IstioCertificateServiceServer<IstioApi>>()
+            .await;
+
+        let admin_api = || AdminApi {
+            front: self.front.clone(),
+            access: self.access.clone(),
+        };
+        let istio = IstioApi {
+            front: self.front.clone(),
+            default_ttl: self.istio_default_ttl,
+        };
+        let router = Server::builder()
+            .max_concurrent_streams(self.limits.streams_per_connection)
+            .http2_keepalive_interval(Some(Duration::from_secs(30)))
+            .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+            .http2_max_header_list_size(16 * 1024)
+            .add_service(health)
+            .add_service(
+                AgentServiceServer::new(AgentApi(self.front.clone()))
+                    .max_decoding_message_size(MAX_BATCH_REQUEST),
+            )
+            .add_service(
+                WorkloadServiceServer::new(WorkloadApi(self.front.clone()))
+                    .max_decoding_message_size(MAX_SINGLE_REQUEST),
+            )
+            .add_service(
+                IstioCertificateServiceServer::new(istio)
+                    .max_decoding_message_size(MAX_SINGLE_REQUEST),
+            )
+            .add_service(
+                AdminServiceServer::new(admin_api()).max_decoding_message_size(MAX_SINGLE_REQUEST),
+            );
+        let signal = self.shutdown.signal();
+        let mut servers = vec![self.shutdown.spawn({
+            let signal = signal.clone();
+            async move {
+                router
+                    .serve_with_incoming_shutdown(incoming, signal.wait_owned())
+                    .await
+            }
+        })];
+        if let Some(path) = &self.admin_socket {
+            let listener =
+                settings::bind_admin_socket(path).map_err(|error| StartError::Listen {
+                    what: format!("admin_socket {}", path.display()),
+                    error,
+                })?;
+            let incoming = tokio_stream::wrappers::UnixListenerStream::new(listener);
+            let router = Server::builder().add_service(AdminServiceServer::new(admin_api()));
+            let signal = signal.clone();
+            servers.push(self.shutdown.spawn(async move {
+                router
+                    .serve_with_incoming_shutdown(incoming, signal.wait_owned())
+                    .await
+            }));
+        }
+        self.shutdown.spawn(self.admin_server.serve(signal.clone()));
+        tracing::info!(grpc = %self.grpc, admin = %self.admin, "serving");
+
+        let ended = futures::future::select_all(servers);
+        tokio::select! {
+            () = signal.wait() => {}
+            (result, _, _) = ended => {
+                if let Ok(Err(error)) = result {
+                    self.shutdown.trigger();
+                    self.store.close().await;
+                    return Err(error.into());
+                }
+            }
+        }
+        let drained = self.shutdown.drain(DRAIN).await;
+        tracing::info!(?drained, "shut down");
+        self.store.close().await;
+        if let Some(path) = &self.admin_socket {
+            let _ = std::fs::remove_file(path);
+        }
+        Ok(())
+    }
+}

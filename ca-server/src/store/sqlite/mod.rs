@@ -1,0 +1,366 @@
+//! The store on SQLite: two database files, one writer, any number of readers.
+//!
+//! `citadel.db` is the log; `citadel-index.db` beside it is the index over it. Two
+//! files, because SQLite has one writer a file: the indexer's large transactions then
+//! never hold up a commit, its pages are not in the log's WAL, and since the log can
+//! rebuild it, its own commits need no fsync.
+
+mod connect;
+mod files;
+mod fresh;
+mod index_file;
+mod indexer;
+mod insert;
+mod queue;
+mod select;
+mod shared;
+mod subjects;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use sqlx::{SqliteConnection, sqlite::SqliteSynchronous};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use self::{
+    files::WriterLock,
+    indexer::Rebuild,
+    queue::{Append, Command},
+    select::Reader,
+    shared::Shared,
+    writer::Writer,
+};
+use super::{
+    Announcement, LogIndex, MAX_APPEND, MAX_PAGE, NewEntry, Query, Store, StoreError, StoreHealth,
+    StoreStats, StoredEntry, within,
+};
+
+/// Where the database is, and how the writer batches. The defaults suit.
+#[derive(Clone, Debug)]
+pub struct SqliteOptions {
+    /// The log's database; its directory is made if it is missing.
+    pub path: PathBuf,
+    /// Entries of one commit at most (up to 512).
+    pub batch_entries: usize,
+    /// Bytes of one commit's entries at most; one append may exceed it.
+    pub batch_bytes: usize,
+    /// Entries that may wait for a commit; more are refused as overload.
+    pub queue_entries: usize,
+    /// How long a commit waits at most for appends that were announced. Zero: never.
+    pub max_wait: Duration,
+    /// A batch of this many entries does not wait for more.
+    pub enough_entries: usize,
+    /// How long to wait for another process's lock.
+    pub busy_timeout: Duration,
+    /// Entries that the indexer takes in one transaction at most.
+    pub index_run: usize,
+    /// How long the indexer waits at most for a full run.
+    pub index_delay: Duration,
+    /// Anything but the default is refused at open: for the test that it is.
+    synchronous: SqliteSynchronous,
+}
+
+/// The store on SQLite.
+#[derive(Debug)]
+pub struct SqliteStore {
+    shared: Arc<Shared>,
+    reader: Reader,
+    writer: Option<WriterHandle>,
+}
+
+#[derive(Debug)]
+struct WriterHandle {
+    commands: mpsc::UnboundedSender<Command>,
+    rebuild: mpsc::Sender<Rebuild>,
+    queue_entries: usize,
+    indexer: IndexerHandle,
+}
+
+/// Stops the indexer when it is dropped.
+#[derive(Debug)]
+struct IndexerHandle {
+    stop: CancellationToken,
+    stopped: CancellationToken,
+}
+
+// === impl SqliteOptions ===
+
+impl SqliteOptions {
+    /// The defaults for this database.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self {
+            path: path.into(),
+            batch_entries: MAX_APPEND,
+            batch_bytes: 4 << 20,
+            queue_entries: 8192,
+            max_wait: Duration::from_millis(2),
+            enough_entries: 32,
+            busy_timeout: Duration::from_secs(2),
+            index_run: 4096,
+            index_delay: Duration::from_millis(500),
+            synchronous: connect::DURABLE,
+        }
+    }
+}
+
+// === impl SqliteStore ===
+
+impl SqliteStore {
+    /// Opens the store for writing, and makes it if it is missing. Must be called on a
+    /// Tokio runtime; writer and indexer are tasks on it.
+    ///
+    /// Refuses a store that another writer has open, one of a newer schema, one whose
+    /// commits would not be durable, and one that lost entries.
+    pub async fn open(options: SqliteOptions) -> Result<Self, StoreError> {
+        let options = Arc::new(options);
+        files::prepare(&options.path)?;
+        let lock = WriterLock::take(&options.path)?;
+        connect::migrate(&options).await?;
+        let mut connection = connect::writer(&options).await?;
+        connect::empty_wal(&mut connection).await?;
+        let size = checked_size(&mut connection).await?;
+        remember_size(&mut connection, size).await?;
+        let log_id = log_id(&mut connection).await?;
+
+        let shared = Arc::new(Shared::new(size));
+        let log = connect::readers(&options.path, &options);
+        let index_path = files::index_path(&options.path);
+        let index = index_file::open(&index_path, &options, &log_id, size).await?;
+        let index_readers = connect::readers(&index_path, &options);
+
+        let (rebuild, rebuilds) = mpsc::channel(1);
+        let indexer = indexer::spawn(index, &options, &log, &shared, rebuilds);
+        let (commands, inbox) = mpsc::unbounded_channel();
+        let queue_entries = options.queue_entries;
+        let writer = Writer::new(options, connection, size, inbox, Arc::clone(&shared), lock);
+        tokio::spawn(writer.run());
+
+        Ok(Self {
+            shared,
+            reader: Reader::new(log, Some(index_readers)),
+            writer: Some(WriterHandle {
+                commands,
+                rebuild,
+                queue_entries,
+                indexer,
+            }),
+        })
+    }
+
+    /// Opens an existing store for reading, beside its writer or without one.
+    pub async fn open_read_only(path: impl AsRef<Path>) -> Result<Self, StoreError> {
+        let options = SqliteOptions::new(path.as_ref());
+        let log = connect::readers(&options.path, &options);
+        connect::check_schema(&log).await?;
+        let size = size(&mut *log.acquire().await?).await?;
+        let index_path = files::index_path(&options.path);
+        let index = index_path
+            .exists()
+            .then(|| connect::readers(&index_path, &options));
+        let index = match index {
+            Some(index) if index_file::belongs_to(&index, &log).await => Some(index),
+            // Without an index every query reads the log: slow, and just as complete.
+            _ => None,
+        };
+        Ok(Self {
+            shared: Arc::new(Shared::new(size)),
+            reader: Reader::new(log, index),
+            writer: None,
+        })
+    }
+
+    fn writer(&self) -> Result<&WriterHandle, StoreError> {
+        self.writer.as_ref().ok_or(StoreError::ReadOnly)
+    }
+}
+
+#[async_trait]
+impl Store for SqliteStore {
+    async fn append(&self, entries: Vec<NewEntry>) -> Result<Vec<LogIndex>, StoreError> {
+        let writer = self.writer()?;
+        within(
+            "the number of entries of one append",
+            entries.len(),
+            MAX_APPEND,
+        )?;
+        entries.iter().try_for_each(NewEntry::check)?;
+        let count = entries.len() as u64;
+        if count == 0 {
+            return Ok(Vec::new());
+        }
+        let (reply, answer) = oneshot::channel();
+        let append = Append::new(entries, writer.queue_entries, &self.shared, reply)?;
+        writer
+            .commands
+            .send(Command::Append(append))
+            .map_err(|_| StoreError::Closed)?;
+        let first = answer.await.map_err(|_| StoreError::Closed)??;
+        Ok((first..first + count).map(LogIndex).collect())
+    }
+
+    fn announce(&self) -> Announcement {
+        Announcement::new(&self.shared.announced)
+    }
+
+    async fn issued_by_serial(&self, serial: &[u8]) -> Result<Option<StoredEntry>, StoreError> {
+        self.reader.by_serial(serial).await
+    }
+
+    async fn list(&self, query: &Query) -> Result<Vec<StoredEntry>, StoreError> {
+        self.reader.list(query).await
+    }
+
+    async fn read(&self, from: LogIndex, limit: usize) -> Result<Vec<StoredEntry>, StoreError> {
+        self.reader.read(from.0, limit.min(MAX_PAGE)).await
+    }
+
+    async fn size(&self) -> Result<u64, StoreError> {
+        self.reader.size().await
+    }
+
+    async fn bind_issuer(
+        &self,
+        issuer_key_id: &[u8],
+        replaces: Option<&[u8]>,
+    ) -> Result<(), StoreError> {
+        let (reply, answer) = oneshot::channel();
+        let command = Command::BindIssuer {
+            key_id: issuer_key_id.to_vec(),
+            replaces: replaces.map(<[u8]>::to_vec),
+            reply,
+        };
+        self.writer()?
+            .commands
+            .send(command)
+            .map_err(|_| StoreError::Closed)?;
+        answer.await.map_err(|_| StoreError::Closed)?
+    }
+
+    async fn reindex(&self) -> Result<(), StoreError> {
+        let writer = self.writer()?;
+        let size = self.size().await?;
+        let (reply, emptied) = oneshot::channel();
+        writer
+            .rebuild
+            .send(reply)
+            .await
+            .map_err(|_| StoreError::Closed)?;
+        emptied
+            .await
+            .map_err(|_| StoreError::Unavailable("the index could not be emptied".into()))?;
+        let mut indexed = self.shared.indexed.subscribe();
+        tokio::select! {
+            outcome = indexed.wait_for(|indexed| *indexed >= size) => {
+                outcome.map(drop).map_err(|_| StoreError::Closed)
+            }
+            () = writer.indexer.stopped.cancelled() => Err(StoreError::Closed),
+        }
+    }
+
+    fn health(&self) -> StoreHealth {
+        self.shared.health.borrow().clone()
+    }
+
+    fn stats(&self) -> StoreStats {
+        self.shared.stats()
+    }
+
+    async fn close(&self) {
+        // Of each file the writer goes last: a reader can't tidy up the WAL.
+        self.reader.close_index().await;
+        if let Some(writer) = &self.writer {
+            writer.indexer.stop.cancel();
+            writer.indexer.stopped.cancelled().await;
+        }
+        self.reader.close_log().await;
+        if let Some(writer) = &self.writer {
+            let (reply, done) = oneshot::channel();
+            if writer.commands.send(Command::Close { reply }).is_ok() {
+                let _ = done.await;
+            }
+        }
+    }
+}
+
+impl Drop for IndexerHandle {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+/// Number of entries: one step down the right edge of the B-tree.
+async fn size(connection: &mut SqliteConnection) -> Result<u64, StoreError> {
+    let last: Option<i64> = sqlx::query_scalar("SELECT max(idx) FROM entries")
+        .fetch_one(connection)
+        .await?;
+    Ok(last.map_or(0, |last| last.unsigned_abs() + 1))
+}
+
+/// The size, checked against what can be known without reading the log: its first
+/// entry, and the size that it had before.
+async fn checked_size(connection: &mut SqliteConnection) -> Result<u64, StoreError> {
+    let size = size(&mut *connection).await?;
+    let first: Option<i64> = sqlx::query_scalar("SELECT min(idx) FROM entries")
+        .fetch_one(&mut *connection)
+        .await?;
+    if let Some(first) = first
+        && first != 0
+    {
+        return Err(StoreError::Corrupt(format!(
+            "the log begins with entry {first}, not 0"
+        )));
+    }
+    let known: i64 = sqlx::query_scalar("SELECT known_size FROM meta")
+        .fetch_one(connection)
+        .await?;
+    if size < known.unsigned_abs() {
+        return Err(StoreError::Corrupt(format!(
+            "the log has {size} entries, and had {known} before: its end is missing"
+        )));
+    }
+    Ok(size)
+}
+
+async fn remember_size(connection: &mut SqliteConnection, size: u64) -> Result<(), StoreError> {
+    let size = i64::try_from(size).unwrap_or(i64::MAX);
+    sqlx::query("UPDATE meta SET known_size = ?1 WHERE known_size <> ?1")
+        .bind(size)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+async fn log_id(connection: &mut SqliteConnection) -> Result<Vec<u8>, StoreError> {
+    Ok(sqlx::query_scalar("SELECT log_id FROM meta")
+        .fetch_one(connection)
+        .await?)
+}
+
+async fn entries(
+    connection: &mut SqliteConnection,
+    from: u64,
+    limit: usize,
+) -> Result<Vec<StoredEntry>, StoreError> {
+    let rows: Vec<(i64, Vec<u8>)> =
+        sqlx::query_as("SELECT idx, bytes FROM entries WHERE idx >= ? ORDER BY idx LIMIT ?")
+            .bind(i64::try_from(from).unwrap_or(i64::MAX))
+            .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+            .fetch_all(connection)
+            .await?;
+    Ok(rows.into_iter().map(stored).collect())
+}
+
+fn stored((index, bytes): (i64, Vec<u8>)) -> StoredEntry {
+    StoredEntry {
+        index: LogIndex(index.unsigned_abs()),
+        bytes,
+    }
+}

@@ -1,0 +1,244 @@
+//! The queue before the writer: bounded by entries, and gathered into batches.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, timeout_at},
+};
+
+use super::{SqliteOptions, shared::Shared};
+use crate::store::{NewEntry, StoreError};
+
+/// What the writer is asked to do.
+pub(super) enum Command {
+    Append(Append),
+    BindIssuer {
+        key_id: Vec<u8>,
+        replaces: Option<Vec<u8>>,
+        reply: oneshot::Sender<Result<(), StoreError>>,
+    },
+    Close {
+        reply: oneshot::Sender<()>,
+    },
+}
+
+/// One caller's entries. Counts them as queued for as long as it exists.
+pub(super) struct Append {
+    pub(super) entries: Vec<NewEntry>,
+    reply: Option<oneshot::Sender<Result<u64, StoreError>>>,
+    shared: Arc<Shared>,
+}
+
+/// What one commit will hold.
+pub(super) struct Batch {
+    pub(super) appends: Vec<Append>,
+    pub(super) entries: usize,
+    bytes: usize,
+}
+
+/// Takes what waits, and waits a moment for what was announced.
+pub(super) struct Gatherer {
+    limits: Limits,
+    /// Waits in a row that nobody came to.
+    fruitless: u32,
+    /// Batches to let pass before the next wait.
+    skip: u32,
+    /// An append that did not fit into the last batch, or a command found behind it.
+    held: Option<Command>,
+}
+
+#[derive(Clone, Copy)]
+struct Limits {
+    entries: usize,
+    bytes: usize,
+    enough: usize,
+    wait: Duration,
+}
+
+// === impl Append ===
+
+impl Append {
+    /// Queues the entries, or refuses them early when `limit` entries wait already.
+    pub(super) fn new(
+        entries: Vec<NewEntry>,
+        limit: usize,
+        shared: &Arc<Shared>,
+        reply: oneshot::Sender<Result<u64, StoreError>>,
+    ) -> Result<Self, StoreError> {
+        let before = shared.queued.fetch_add(entries.len(), Ordering::Relaxed);
+        let this = Self {
+            entries,
+            reply: Some(reply),
+            shared: Arc::clone(shared),
+        };
+        // One append always fits into an empty queue.
+        if before > 0 && before + this.entries.len() > limit {
+            return Err(StoreError::Overloaded { queued: before });
+        }
+        Ok(this)
+    }
+
+    /// Answers the caller with the index of its first entry.
+    pub(super) fn answer(mut self, outcome: Result<u64, StoreError>) {
+        if let Some(reply) = self.reply.take() {
+            // A caller that has gone away is told nothing; its entries stay recorded.
+            let _ = reply.send(outcome);
+        }
+    }
+
+    /// True when the caller no longer waits, so that nothing need be recorded for it.
+    fn is_withdrawn(&self) -> bool {
+        self.reply.as_ref().is_none_or(oneshot::Sender::is_closed)
+    }
+
+    fn bytes(&self) -> usize {
+        self.entries.iter().map(|entry| entry.bytes.len()).sum()
+    }
+}
+
+impl Drop for Append {
+    fn drop(&mut self) {
+        self.shared
+            .queued
+            .fetch_sub(self.entries.len(), Ordering::Relaxed);
+    }
+}
+
+// === impl Batch ===
+
+impl Batch {
+    fn empty() -> Self {
+        Self {
+            appends: Vec::new(),
+            entries: 0,
+            bytes: 0,
+        }
+    }
+
+    fn push(&mut self, append: Append) {
+        self.entries += append.entries.len();
+        self.bytes += append.bytes();
+        self.appends.push(append);
+    }
+
+    fn has_room_for(&self, append: &Append, limits: &Limits) -> bool {
+        self.appends.is_empty()
+            || (self.entries + append.entries.len() <= limits.entries
+                && self.bytes + append.bytes() <= limits.bytes)
+    }
+}
+
+// === impl Gatherer ===
+
+impl Gatherer {
+    pub(super) fn new(options: &SqliteOptions) -> Self {
+        Self {
+            limits: Limits {
+                entries: options.batch_entries.clamp(1, super::insert::MAX_ROWS),
+                bytes: options.batch_bytes,
+                enough: options.enough_entries,
+                wait: options.max_wait,
+            },
+            fruitless: 0,
+            skip: 0,
+            held: None,
+        }
+    }
+
+    /// The next command; `None` when nobody can send one any more.
+    pub(super) async fn next(
+        &mut self,
+        inbox: &mut mpsc::UnboundedReceiver<Command>,
+    ) -> Option<Command> {
+        match self.held.take() {
+            Some(held) => Some(held),
+            None => inbox.recv().await,
+        }
+    }
+
+    /// The batch that begins with this append. Empty when its callers have all gone.
+    pub(super) async fn gather(
+        &mut self,
+        first: Append,
+        inbox: &mut mpsc::UnboundedReceiver<Command>,
+        shared: &Shared,
+    ) -> Batch {
+        let mut batch = Batch::empty();
+        self.add(&mut batch, Command::Append(first));
+        self.take_waiting(&mut batch, inbox);
+        if self.may_wait(&batch, shared) {
+            self.wait(&mut batch, inbox, shared).await;
+        }
+        batch
+    }
+
+    /// Adds a command to the batch if it is an append that fits; else keeps it for later.
+    fn add(&mut self, batch: &mut Batch, command: Command) {
+        match command {
+            Command::Append(append) if append.is_withdrawn() => {}
+            Command::Append(append) if batch.has_room_for(&append, &self.limits) => {
+                batch.push(append);
+            }
+            other => self.held = Some(other),
+        }
+    }
+
+    fn take_waiting(&mut self, batch: &mut Batch, inbox: &mut mpsc::UnboundedReceiver<Command>) {
+        while self.held.is_none()
+            && let Ok(command) = inbox.try_recv()
+        {
+            self.add(batch, command);
+        }
+    }
+
+    /// Waiting pays when somebody else is known to come and the batch is still small:
+    /// a commit costs about as much CPU as fifteen rows.
+    fn may_wait(&mut self, batch: &Batch, shared: &Shared) -> bool {
+        if self.limits.wait.is_zero() || !self.wants_more(batch, shared) {
+            return false;
+        }
+        if self.skip > 0 {
+            self.skip -= 1;
+            return false;
+        }
+        true
+    }
+
+    fn wants_more(&self, batch: &Batch, shared: &Shared) -> bool {
+        self.held.is_none()
+            && !batch.appends.is_empty()
+            && batch.entries < self.limits.enough
+            && shared.announced.load(Ordering::Relaxed) > batch.appends.len()
+    }
+
+    async fn wait(
+        &mut self,
+        batch: &mut Batch,
+        inbox: &mut mpsc::UnboundedReceiver<Command>,
+        shared: &Shared,
+    ) {
+        shared.count_wait();
+        let before = batch.appends.len();
+        let begun = Instant::now();
+        let deadline = begun + self.limits.wait;
+        while self.wants_more(batch, shared) {
+            match timeout_at(deadline, inbox.recv()).await {
+                Ok(Some(command)) => self.add(batch, command),
+                Ok(None) | Err(_) => break,
+            }
+            self.take_waiting(batch, inbox);
+        }
+        shared.count_waited(begun.elapsed());
+        if batch.appends.len() > before {
+            self.fruitless = 0;
+        } else {
+            // Whoever was announced hangs: wait for it ever more seldom.
+            self.fruitless = (self.fruitless + 1).min(6);
+            self.skip = (1 << self.fruitless) - 1;
+        }
+    }
+}
