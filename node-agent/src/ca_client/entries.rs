@@ -1,0 +1,220 @@
+//! The registration entries of this node, as the CA sent them.
+
+use citadel_identity::{
+    SpiffeId, TrustDomain,
+    selector::{Selector, UnixFacts},
+    template,
+};
+use citadel_proto::v1::{EntriesUpdate, EntryRecord};
+
+/// The most entries that are kept; a CA that sends more is told in the log.
+const MAX_ENTRIES: usize = 10_000;
+
+/// The entries of this node.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Entries {
+    /// Changes whenever the set changes.
+    pub revision: u64,
+    /// In the CA's order.
+    pub list: Vec<NodeEntry>,
+}
+
+/// An entry: who may have which identity.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeEntry {
+    /// The CA's name of it.
+    pub entry_id: String,
+    /// The identity.
+    pub spiffe_id: SpiffeId,
+    selectors: Vec<Selector>,
+}
+
+impl Entries {
+    /// Takes over what can be understood; an entry that can't (a newer CA's selector)
+    /// is left out, never guessed at.
+    pub fn from_update(update: EntriesUpdate, trust_domain: &TrustDomain) -> Self {
+        let mut list = Vec::new();
+        if update.entries.len() > MAX_ENTRIES {
+            tracing::warn!(
+                entries = update.entries.len(),
+                limit = MAX_ENTRIES,
+                "the CA sends more entries than are kept: the rest is ignored"
+            );
+        }
+        for record in update.entries.into_iter().take(MAX_ENTRIES) {
+            let entry_id = record.entry_id.clone();
+            match NodeEntry::from_record(record, trust_domain) {
+                Ok(entry) => list.push(entry),
+                Err(reason) => {
+                    tracing::warn!(entry_id, reason, "an entry of the CA is ignored");
+                }
+            }
+        }
+        Self {
+            revision: update.revision,
+            list,
+        }
+    }
+
+    /// True if some entry that could be for a process of this kind asks for its
+    /// executable's digest.
+    pub fn need_digest(&self, in_pod: bool) -> bool {
+        self.list
+            .iter()
+            .any(|entry| entry.is_for(in_pod) && entry.selectors.iter().any(needs_digest))
+    }
+
+    /// The entries that may be for the process: all of their unix selectors match, and
+    /// they are of its kind. Kubernetes selectors are the CA's to check.
+    pub fn candidates<'a>(
+        &'a self,
+        in_pod: bool,
+        facts: &'a UnixFacts,
+    ) -> impl Iterator<Item = &'a NodeEntry> {
+        self.list.iter().filter(move |entry| {
+            entry.is_for(in_pod)
+                && entry
+                    .selectors
+                    .iter()
+                    .filter(|s| s.is_unix())
+                    .all(|s| s.matches_unix(facts))
+        })
+    }
+}
+
+impl NodeEntry {
+    fn from_record(record: EntryRecord, trust_domain: &TrustDomain) -> Result<Self, String> {
+        let spiffe_id = SpiffeId::new(&record.spiffe_id).map_err(|error| error.to_string())?;
+        if !spiffe_id.is_member_of(trust_domain) || template::is_reserved(&spiffe_id) {
+            return Err(format!("{spiffe_id} is no workload of this trust domain"));
+        }
+        if record.selectors.is_empty() {
+            return Err("it has no selectors".to_owned());
+        }
+        let selectors = record
+            .selectors
+            .iter()
+            .map(|text| text.parse::<Selector>().map_err(|error| error.to_string()))
+            .collect::<Result<Vec<_>, _>>()?;
+        if selectors.iter().any(names_a_container) {
+            // Any container of the pod would get it: the agent can't tell them apart
+            // before it knows the kubelet's container IDs.
+            return Err("selectors of containers are not supported by this agent".to_owned());
+        }
+        Ok(Self {
+            entry_id: record.entry_id,
+            spiffe_id,
+            selectors,
+        })
+    }
+
+    /// An entry with unix selectors alone is for processes of the host: inside of a
+    /// container anybody can be any uid. One with Kubernetes selectors is for pods.
+    fn is_for(&self, in_pod: bool) -> bool {
+        self.selectors.iter().any(|selector| !selector.is_unix()) == in_pod
+    }
+}
+
+fn needs_digest(selector: &Selector) -> bool {
+    matches!(selector, Selector::Sha256(_))
+}
+
+fn names_a_container(selector: &Selector) -> bool {
+    matches!(
+        selector,
+        Selector::ContainerName(_) | Selector::ContainerImage(_)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+
+    use super::*;
+
+    fn record(id: &str, selectors: &[&str]) -> EntryRecord {
+        EntryRecord {
+            entry_id: id.to_owned(),
+            spiffe_id: format!("spiffe://example.org/{id}"),
+            selectors: selectors.iter().map(|s| (*s).to_owned()).collect(),
+            ..EntryRecord::default()
+        }
+    }
+
+    fn entries(records: Vec<EntryRecord>) -> Entries {
+        let update = EntriesUpdate {
+            entries: records,
+            revision: 7,
+        };
+        Entries::from_update(update, &TrustDomain::new("example.org").unwrap())
+    }
+
+    fn alice() -> UnixFacts {
+        UnixFacts {
+            uid: 1000,
+            gid: 1000,
+            groups: vec![27],
+            path: None,
+            sha256: None,
+        }
+    }
+
+    fn names(entries: &Entries, in_pod: bool) -> Vec<String> {
+        entries
+            .candidates(in_pod, &alice())
+            .map(|entry| entry.entry_id.clone())
+            .collect()
+    }
+
+    #[test]
+    fn unix_entries_match_when_all_their_selectors_do() {
+        let entries = entries(vec![
+            record("a", &["unix:uid:1000"]),
+            record("b", &["unix:uid:1000", "unix:supplementary-gid:27"]),
+            record("c", &["unix:uid:1000", "unix:gid:4"]),
+            record("d", &["unix:path:/bin/x"]),
+        ]);
+        assert_eq!(names(&entries, false), ["a", "b"]);
+        // A uid inside of a container is no user of the host.
+        assert_eq!(names(&entries, true), [""; 0]);
+    }
+
+    #[test]
+    fn kubernetes_entries_are_for_pods_and_the_cas_to_check() {
+        let entries = entries(vec![
+            record("ns", &["k8s:ns:shop"]),
+            record("both", &["k8s:ns:shop", "unix:uid:1000"]),
+            record("other", &["k8s:ns:shop", "unix:uid:0"]),
+        ]);
+        assert_eq!(names(&entries, true), ["ns", "both"]);
+        assert_eq!(names(&entries, false), [""; 0]);
+    }
+
+    #[test]
+    fn what_is_not_understood_is_left_out() {
+        let mut foreign = record("x", &["unix:uid:1"]);
+        foreign.spiffe_id = "spiffe://other.org/x".into();
+        let mut reserved = record("y", &["unix:uid:1"]);
+        reserved.spiffe_id = "spiffe://example.org/citadel/ca".into();
+        let entries = entries(vec![
+            foreign,
+            reserved,
+            record("none", &[]),
+            record("new", &["tpm:key:1"]),
+            record("container", &["k8s:ns:shop", "k8s:container-name:app"]),
+            record("good", &["unix:uid:1"]),
+        ]);
+        let kept: Vec<_> = entries.list.iter().map(|e| e.entry_id.as_str()).collect();
+        assert_eq!(kept, ["good"]);
+        assert_eq!(entries.revision, 7);
+    }
+
+    #[test]
+    fn digests_are_asked_for_only_where_an_entry_needs_one() {
+        let digest = format!("unix:sha256:{}", "ab".repeat(32));
+        assert!(!entries(vec![record("a", &["unix:uid:1"])]).need_digest(false));
+        assert!(entries(vec![record("a", &[&digest])]).need_digest(false));
+        assert!(!entries(vec![record("a", &[&digest])]).need_digest(true));
+        assert!(entries(vec![record("a", &["k8s:ns:a", &digest])]).need_digest(true));
+    }
+}

@@ -1,0 +1,100 @@
+//! The agent's own SVID: `spiffe://<trust domain>/citadel/agent/<cluster>/<node>`.
+
+use std::{fmt, sync::Arc};
+
+use citadel_identity::{
+    SpiffeId, TrustDomain, bundle::BundleSet, key::WorkloadKey, template, tls::certified_key,
+    verify,
+};
+use citadel_proto::v1;
+use rustls::{
+    SignatureScheme, client::ResolvesClientCert, pki_types::CertificateDer, sign::CertifiedKey,
+};
+use time::OffsetDateTime;
+use tokio::time::Instant;
+
+use crate::secrets::timing::Plan;
+
+/// The agent's identity while it lasts.
+pub(super) struct AgentSvid {
+    pub id: SpiffeId,
+    pub plan: Plan,
+    pub received: Instant,
+    certified: Arc<CertifiedKey>,
+}
+
+/// Why the CA's answer is no identity of an agent.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum AgentSvidError {
+    #[error("the CA's answer holds no SVID")]
+    Missing,
+    #[error("the CA's answer names {0:?}, which is not an agent of this trust domain")]
+    NotAnAgent(String),
+    #[error("the CA's certificate does not verify: {0}")]
+    Verify(#[from] verify::VerifyError),
+    #[error("the CA's certificate is for another key")]
+    OtherKey,
+    #[error("the CA's clock makes no sense")]
+    ServerTime,
+}
+
+impl AgentSvid {
+    pub(super) fn accept(
+        answer: Option<v1::X509Svid>,
+        key: &WorkloadKey,
+        trust_domain: &TrustDomain,
+        bundles: &BundleSet,
+        server_ms: i64,
+        jitter: f64,
+    ) -> Result<Self, AgentSvidError> {
+        let answer = answer.ok_or(AgentSvidError::Missing)?;
+        let id = SpiffeId::new(&answer.spiffe_id)
+            .ok()
+            .filter(|id| id.is_member_of(trust_domain) && template::parse_agent_id(id).is_some())
+            .ok_or_else(|| {
+                AgentSvidError::NotAnAgent(answer.spiffe_id.chars().take(256).collect())
+            })?;
+        let chain: Vec<CertificateDer<'static>> = answer
+            .certificate_chain
+            .into_iter()
+            .map(CertificateDer::from)
+            .collect();
+        let now = OffsetDateTime::from_unix_timestamp_nanos(i128::from(server_ms) * 1_000_000)
+            .map_err(|_| AgentSvidError::ServerTime)?;
+        let verified = verify::verify_svid(&chain, bundles, now)?;
+        if verified.spiffe_id != id {
+            return Err(AgentSvidError::NotAnAgent(verified.spiffe_id.to_string()));
+        }
+        let certified = certified_key(chain, key).map_err(|_| AgentSvidError::OtherKey)?;
+        let not_after = verified.not_after.unix_timestamp();
+        Ok(Self {
+            id,
+            plan: Plan::new(server_ms, not_after, answer.renew_at, jitter),
+            received: Instant::now(),
+            certified: Arc::new(certified),
+        })
+    }
+
+    pub(super) fn has_expired(&self) -> bool {
+        self.received.elapsed() >= self.plan.expires_in
+    }
+}
+
+impl fmt::Debug for AgentSvid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AgentSvid")
+            .field("id", &self.id)
+            .finish_non_exhaustive()
+    }
+}
+
+// rustls asks for the certificate at each handshake.
+impl ResolvesClientCert for AgentSvid {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.certified))
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}

@@ -1,0 +1,483 @@
+//! The agent's configuration: one YAML file, flags and `CITADEL_AGENT_…` variables over
+//! it. Only the trust domain has no default.
+
+use std::{
+    net::{Ipv6Addr, SocketAddr},
+    path::PathBuf,
+};
+
+use citadel_identity::TrustDomain;
+use citadel_runtime::{
+    HumanDuration,
+    client::Address,
+    config::{Checker, ConfigError, Document, load_yaml},
+    telemetry::{self, Format},
+};
+use serde::Deserialize;
+
+use crate::{
+    attest::cgroup::CgroupRoot, ca_client::FirstTrust, connections::Limits, secrets::ManagerOptions,
+};
+
+/// The longest name of a cluster, in bytes.
+const MAX_CLUSTER: usize = 253;
+
+/// The configuration as it is written.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// The trust domain, such as `example.org`.
+    pub trust_domain: String,
+    /// The CA.
+    pub ca: CaConfig,
+    /// The name that the CA has for this agent's cluster, sent as `clusterid`. Not needed
+    /// where the CA serves one cluster.
+    pub cluster: Option<String>,
+    /// The agent's own service-account token; read again for each use.
+    pub token_file: PathBuf,
+    /// The socket of SDS and the Workload API.
+    pub socket: PathBuf,
+    /// Where `/livez`, `/readyz` and `/metrics` are.
+    pub admin_listen: SocketAddr,
+    /// The kubelet's `cgroupRoot`.
+    pub cgroup_root: String,
+    /// The host's proc file system.
+    pub proc_root: PathBuf,
+    /// Lifetime to ask for; without it the CA's default.
+    pub svid_ttl: Option<HumanDuration>,
+    /// Bounds.
+    pub limits: LimitsConfig,
+    /// Logs.
+    pub log: LogConfig,
+}
+
+/// How to reach and know the CA.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CaConfig {
+    /// `host:port`, tried in turn.
+    pub addresses: Vec<String>,
+    /// PEM file of the trust domain's roots. Without either, [`DEFAULT_BUNDLE_FILE`].
+    pub bundle_file: Option<PathBuf>,
+    /// SHA-256 of a root certificate's DER, in hex, in place of a bundle file.
+    pub root_sha256: Option<String>,
+}
+
+/// Where the CA's `ConfigMap` is mounted.
+pub const DEFAULT_BUNDLE_FILE: &str = "/var/run/citadel/root-cert.pem";
+
+/// Bounds of what workloads may use.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitsConfig {
+    /// Connections at once.
+    pub connections: usize,
+    /// Connections of one pod, or of one user outside of pods.
+    pub connections_per_peer: usize,
+    /// Streams of one connection.
+    pub streams_per_connection: u32,
+    /// Identities held at once.
+    pub identities: usize,
+}
+
+/// Logs.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogConfig {
+    /// A level or a filter: `info`, `citadel_node_agent=debug,info`.
+    pub level: String,
+    /// `text` or `json`.
+    pub format: Format,
+}
+
+/// A configuration that was found good.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The trust domain.
+    pub trust_domain: TrustDomain,
+    /// The CA's addresses; at least one.
+    pub addresses: Vec<Address>,
+    /// Whom to take for the CA.
+    pub first_trust: FirstTrust,
+    /// Sent as `clusterid`; empty sends none.
+    pub cluster: String,
+    /// The agent's token.
+    pub token_file: PathBuf,
+    /// The socket.
+    pub socket: PathBuf,
+    /// The admin port.
+    pub admin_listen: SocketAddr,
+    /// Where pods' cgroups begin.
+    pub cgroup_root: CgroupRoot,
+    /// The host's proc file system.
+    pub proc_root: PathBuf,
+    /// Seconds; 0 leaves it to the CA.
+    pub ttl_seconds: i64,
+    /// Of the socket.
+    pub limits: Limits,
+    /// Of the secrets.
+    pub manager: ManagerOptions,
+}
+
+/// Flags of `citadel-agent`. Each beats its variable, which beats the file.
+#[derive(Debug, Default, clap::Parser)]
+#[command(name = "citadel-agent", version, about = "Citadel's node agent")]
+pub struct ConfigArgs {
+    /// Configuration file (YAML).
+    #[arg(long, env = "CITADEL_AGENT_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Check the configuration and end: 0 if it is good, 2 if not.
+    #[arg(long)]
+    pub check_config: bool,
+    /// The trust domain.
+    #[arg(long, env = "CITADEL_AGENT_TRUST_DOMAIN", value_name = "NAME")]
+    pub trust_domain: Option<String>,
+    /// Address of the CA, host:port; more than once for several.
+    #[arg(
+        long = "ca-address",
+        env = "CITADEL_AGENT_CA_ADDRESS",
+        value_delimiter = ',',
+        value_name = "HOST:PORT"
+    )]
+    pub ca_addresses: Vec<String>,
+    /// PEM file of the trust domain's roots.
+    #[arg(long, env = "CITADEL_AGENT_CA_BUNDLE_FILE", value_name = "FILE")]
+    pub ca_bundle_file: Option<PathBuf>,
+    /// SHA-256 of a root certificate's DER, in hex.
+    #[arg(long, env = "CITADEL_AGENT_CA_ROOT_SHA256", value_name = "HEX")]
+    pub ca_root_sha256: Option<String>,
+    /// The CA's name for this agent's cluster.
+    #[arg(long, env = "CITADEL_AGENT_CLUSTER", value_name = "NAME")]
+    pub cluster: Option<String>,
+    /// The agent's service-account token.
+    #[arg(long, env = "CITADEL_AGENT_TOKEN_FILE", value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// The socket of SDS and the Workload API.
+    #[arg(long, env = "CITADEL_AGENT_SOCKET", value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// Address of the admin port.
+    #[arg(long, env = "CITADEL_AGENT_ADMIN_LISTEN", value_name = "ADDRESS")]
+    pub admin_listen: Option<SocketAddr>,
+    /// Lifetime to ask for, such as 15s or 1h.
+    #[arg(long, env = "CITADEL_AGENT_SVID_TTL", value_name = "DURATION")]
+    pub svid_ttl: Option<HumanDuration>,
+    /// Log level or filter.
+    #[arg(long, env = "CITADEL_AGENT_LOG_LEVEL", value_name = "LEVEL")]
+    pub log_level: Option<String>,
+    /// Log format: text or json.
+    #[arg(long, env = "CITADEL_AGENT_LOG_FORMAT", value_name = "FORMAT", value_parser = format)]
+    pub log_format: Option<Format>,
+}
+
+fn format(text: &str) -> Result<Format, String> {
+    match text {
+        "text" => Ok(Format::Text),
+        "json" => Ok(Format::Json),
+        _ => Err("write text or json".to_owned()),
+    }
+}
+
+impl ConfigArgs {
+    /// Reads the file, lays the flags over it, and checks the whole.
+    pub fn load(&self) -> Result<Config, ConfigError> {
+        let (mut document, mut config): (Document, Config) = match &self.config {
+            Some(path) => load_yaml(path)?,
+            None => (Document::empty(), Config::default()),
+        };
+        self.lay_over(&mut config, &mut document);
+        config.settings_of(&document)?;
+        Ok(config)
+    }
+
+    fn lay_over(&self, config: &mut Config, document: &mut Document) {
+        let mut set = |key: &str, by: &'static str| document.overridden(key, by);
+        macro_rules! over {
+            ($flag:ident, $key:literal, $by:literal, $($to:tt)+) => {
+                if let Some(value) = &self.$flag {
+                    config.$($to)+ = value.clone().into();
+                    set($key, $by);
+                }
+            };
+        }
+        over!(
+            trust_domain,
+            "trust_domain",
+            "--trust-domain or CITADEL_AGENT_TRUST_DOMAIN",
+            trust_domain
+        );
+        over!(
+            ca_bundle_file,
+            "ca.bundle_file",
+            "--ca-bundle-file or CITADEL_AGENT_CA_BUNDLE_FILE",
+            ca.bundle_file
+        );
+        over!(
+            ca_root_sha256,
+            "ca.root_sha256",
+            "--ca-root-sha256 or CITADEL_AGENT_CA_ROOT_SHA256",
+            ca.root_sha256
+        );
+        over!(
+            cluster,
+            "cluster",
+            "--cluster or CITADEL_AGENT_CLUSTER",
+            cluster
+        );
+        over!(
+            token_file,
+            "token_file",
+            "--token-file or CITADEL_AGENT_TOKEN_FILE",
+            token_file
+        );
+        over!(socket, "socket", "--socket or CITADEL_AGENT_SOCKET", socket);
+        over!(
+            admin_listen,
+            "admin_listen",
+            "--admin-listen or CITADEL_AGENT_ADMIN_LISTEN",
+            admin_listen
+        );
+        over!(
+            svid_ttl,
+            "svid_ttl",
+            "--svid-ttl or CITADEL_AGENT_SVID_TTL",
+            svid_ttl
+        );
+        over!(
+            log_level,
+            "log.level",
+            "--log-level or CITADEL_AGENT_LOG_LEVEL",
+            log.level
+        );
+        over!(
+            log_format,
+            "log.format",
+            "--log-format or CITADEL_AGENT_LOG_FORMAT",
+            log.format
+        );
+        if !self.ca_addresses.is_empty() {
+            config.ca.addresses.clone_from(&self.ca_addresses);
+            set("ca.addresses", "--ca-address or CITADEL_AGENT_CA_ADDRESS");
+        }
+    }
+}
+
+impl Config {
+    /// Checks every value and gives them their types.
+    pub fn settings(&self) -> Result<Settings, ConfigError> {
+        self.settings_of(&Document::empty())
+    }
+
+    fn settings_of(&self, document: &Document) -> Result<Settings, ConfigError> {
+        let mut check = document.checker();
+        let trust_domain = self.trust_domain(&mut check);
+        let addresses = self.addresses(&mut check);
+        let first_trust = self.first_trust(&mut check);
+        let cluster = self.cluster.clone().unwrap_or_default();
+        let printable = cluster.bytes().all(|b| b.is_ascii_graphic());
+        if cluster.len() > MAX_CLUSTER || !printable {
+            check.problem(
+                "cluster",
+                "is not the name of a cluster",
+                "write the CA's name for it",
+            );
+        }
+        if !self.socket.is_absolute() || self.socket.file_name().is_none() {
+            check.problem(
+                "socket",
+                "is not an absolute path",
+                "write one like /run/citadel/agent.sock",
+            );
+        }
+        if !self.cgroup_root.starts_with('/') {
+            check.problem(
+                "cgroup_root",
+                "is not an absolute path",
+                "write the kubelet's cgroupRoot, usually /",
+            );
+        }
+        if !self.proc_root.is_absolute() {
+            check.problem(
+                "proc_root",
+                "is not an absolute path",
+                "write /proc, or where the host's is mounted",
+            );
+        }
+        let ttl = self.svid_ttl.map(HumanDuration::get).unwrap_or_default();
+        if self.svid_ttl.is_some() && ttl.as_secs() == 0 {
+            check.problem(
+                "svid_ttl",
+                "is less than a second",
+                "write a lifetime like 15s or 1h, or leave it out",
+            );
+        }
+        check.take(
+            "log.level",
+            telemetry::check_filter(&self.log.level),
+            "write a level like info, or a filter",
+        );
+        for (key, value) in [
+            ("limits.connections", self.limits.connections),
+            (
+                "limits.connections_per_peer",
+                self.limits.connections_per_peer,
+            ),
+            (
+                "limits.streams_per_connection",
+                self.limits.streams_per_connection as usize,
+            ),
+            ("limits.identities", self.limits.identities),
+        ] {
+            if value == 0 {
+                check.problem(
+                    key,
+                    "is 0, so that nothing would work",
+                    "write a number above 0",
+                );
+            }
+        }
+        check.finish()?;
+        let (Some(trust_domain), Some(first_trust)) = (trust_domain, first_trust) else {
+            // Each missing value was a problem above.
+            unreachable!("a clean check has every value");
+        };
+        Ok(Settings {
+            trust_domain,
+            addresses,
+            first_trust,
+            cluster,
+            token_file: self.token_file.clone(),
+            socket: self.socket.clone(),
+            admin_listen: self.admin_listen,
+            cgroup_root: CgroupRoot::new(&self.cgroup_root),
+            proc_root: self.proc_root.clone(),
+            ttl_seconds: i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX),
+            limits: Limits {
+                connections: self.limits.connections,
+                connections_per_peer: self.limits.connections_per_peer,
+                streams_per_connection: self.limits.streams_per_connection,
+                ..Limits::default()
+            },
+            manager: ManagerOptions {
+                identities: self.limits.identities,
+                ..ManagerOptions::default()
+            },
+        })
+    }
+
+    fn trust_domain(&self, check: &mut Checker<'_>) -> Option<TrustDomain> {
+        if self.trust_domain.is_empty() {
+            check.problem(
+                "trust_domain",
+                "is missing",
+                "write the CA's, such as example.org",
+            );
+            return None;
+        }
+        check.take(
+            "trust_domain",
+            TrustDomain::new(&self.trust_domain)
+                .ok()
+                .filter(|parsed| parsed.as_str() == self.trust_domain)
+                .ok_or("is not the name of a trust domain"),
+            "write the name alone, in lower case, such as example.org",
+        )
+    }
+
+    fn addresses(&self, check: &mut Checker<'_>) -> Vec<Address> {
+        if self.ca.addresses.is_empty() {
+            check.problem(
+                "ca.addresses",
+                "is empty",
+                "write the CA's address as host:port",
+            );
+        }
+        let parse = |(at, text): (usize, &String)| {
+            let key = format!("ca.addresses[{at}]");
+            check.take(key, text.parse::<Address>(), "write host:port")
+        };
+        self.ca
+            .addresses
+            .iter()
+            .enumerate()
+            .filter_map(parse)
+            .collect()
+    }
+
+    fn first_trust(&self, check: &mut Checker<'_>) -> Option<FirstTrust> {
+        match (&self.ca.bundle_file, &self.ca.root_sha256) {
+            (Some(_), Some(_)) => {
+                check.problem(
+                    "ca.root_sha256",
+                    "is set beside ca.bundle_file",
+                    "keep one of the two: the CA is known by one of them alone",
+                );
+                None
+            }
+            (None, None) => Some(FirstTrust::BundleFile(DEFAULT_BUNDLE_FILE.into())),
+            (Some(file), None) => Some(FirstTrust::BundleFile(file.clone())),
+            (None, Some(text)) => {
+                let mut digest = [0; 32];
+                let decoded = hex::decode_to_slice(text, &mut digest);
+                check.take(
+                    "ca.root_sha256",
+                    decoded.map_err(|_| "is not a SHA-256"),
+                    "write 64 hex digits, without colons",
+                )?;
+                Some(FirstTrust::RootSha256(digest))
+            }
+        }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            trust_domain: String::new(),
+            ca: CaConfig::default(),
+            cluster: None,
+            token_file: "/var/run/secrets/citadel/token".into(),
+            socket: "/run/citadel/agent.sock".into(),
+            admin_listen: SocketAddr::from((Ipv6Addr::UNSPECIFIED, 15015)),
+            cgroup_root: "/".into(),
+            proc_root: "/proc".into(),
+            svid_ttl: None,
+            limits: LimitsConfig::default(),
+            log: LogConfig::default(),
+        }
+    }
+}
+
+impl Default for CaConfig {
+    fn default() -> Self {
+        Self {
+            addresses: vec!["citadel-ca.citadel-system.svc:15012".to_owned()],
+            bundle_file: None,
+            root_sha256: None,
+        }
+    }
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        let socket = Limits::default();
+        Self {
+            connections: socket.connections,
+            connections_per_peer: socket.connections_per_peer,
+            streams_per_connection: socket.streams_per_connection,
+            identities: ManagerOptions::default().identities,
+        }
+    }
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self {
+            level: "info".to_owned(),
+            format: Format::default(),
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "config_tests.rs"]
+mod tests;

@@ -1,0 +1,103 @@
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use clap::Parser as _;
+
+use super::*;
+
+fn load(yaml: &str, flags: &[&str]) -> Result<Config, ConfigError> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("agent.yaml");
+    std::fs::write(&path, yaml).unwrap();
+    let args = ["citadel-agent", "--config", path.to_str().unwrap()];
+    ConfigArgs::parse_from(args.iter().chain(flags)).load()
+}
+
+fn problem(yaml: &str) -> String {
+    load(yaml, &[]).unwrap_err().to_string()
+}
+
+#[test]
+fn only_the_trust_domain_has_no_default() {
+    let settings = load("trust_domain: example.org\n", &[])
+        .unwrap()
+        .settings()
+        .unwrap();
+    assert_eq!(
+        settings.first_trust,
+        FirstTrust::BundleFile(DEFAULT_BUNDLE_FILE.into())
+    );
+    assert_eq!((settings.cluster.as_str(), settings.ttl_seconds), ("", 0));
+    let missing = problem("cluster: a\n");
+    assert!(missing.contains("trust_domain"), "{missing}");
+}
+
+#[test]
+fn every_key_is_read() {
+    let yaml = format!(
+        "trust_domain: example.org\n\
+         ca:\n  addresses: ['ca.a:1', '[::1]:2']\n  root_sha256: '{}'\n\
+         cluster: east\ntoken_file: /t\nsocket: /s/agent.sock\n\
+         admin_listen: 127.0.0.1:0\ncgroup_root: /n2\nproc_root: /host/proc\n\
+         svid_ttl: 15s\n\
+         limits: {{ connections: 1, connections_per_peer: 2, streams_per_connection: 3, identities: 4 }}\n\
+         log: {{ level: debug, format: json }}\n",
+        "ab".repeat(32)
+    );
+    let settings = load(&yaml, &[]).unwrap().settings().unwrap();
+    assert_eq!(settings.first_trust, FirstTrust::RootSha256([0xab; 32]));
+    assert_eq!(settings.addresses.len(), 2);
+    assert_eq!(
+        (settings.cluster.as_str(), settings.ttl_seconds),
+        ("east", 15)
+    );
+    assert_eq!(settings.limits.streams_per_connection, 3);
+    assert_eq!(settings.manager.identities, 4);
+}
+
+#[test]
+fn flags_beat_the_file() {
+    let flags = [
+        "--trust-domain",
+        "b.org",
+        "--svid-ttl",
+        "20s",
+        "--ca-address",
+        "x:1,y:2",
+    ];
+    let config = load("trust_domain: a.org\nsvid_ttl: 10s\n", &flags).unwrap();
+    assert_eq!(config.trust_domain, "b.org");
+    assert_eq!(config.ca.addresses, ["x:1", "y:2"]);
+    assert_eq!(config.settings().unwrap().ttl_seconds, 20);
+}
+
+#[test]
+fn what_is_wrong_is_named_with_its_key_and_line() {
+    let unknown = problem("trust_domain: a.org\nsokcet: /x\n");
+    assert!(
+        unknown.contains("sokcet") && unknown.contains('2'),
+        "{unknown}"
+    );
+    for (yaml, key) in [
+        ("ca: { addresses: [nonsense] }", "ca.addresses[0]"),
+        ("ca: { addresses: [] }", "ca.addresses"),
+        ("ca: { root_sha256: abc }", "ca.root_sha256"),
+        (
+            "ca: { bundle_file: /x, root_sha256: abc }",
+            "ca.root_sha256",
+        ),
+        ("socket: agent.sock", "socket"),
+        ("cgroup_root: n2", "cgroup_root"),
+        ("proc_root: proc", "proc_root"),
+        ("svid_ttl: 0s", "svid_ttl"),
+        ("svid_ttl: soon", "svid_ttl"),
+        ("cluster: 'a b'", "cluster"),
+        ("limits: { connections: 0 }", "limits.connections"),
+        ("log: { format: xml }", "log.format"),
+        ("ca: { address: x }", "address"),
+    ] {
+        let problem = problem(&format!("trust_domain: a.org\n{yaml}\n"));
+        assert!(problem.contains(key), "{yaml}: {problem}");
+    }
+    let domain = problem("trust_domain: 'spiffe://A.org/x'\n");
+    assert!(domain.contains("trust_domain"), "{domain}");
+}

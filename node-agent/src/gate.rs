@@ -1,0 +1,91 @@
+//! What every RPC of the socket does first: who calls, and may it go on?
+
+use std::sync::Arc;
+
+use citadel_identity::TrustDomain;
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Extensions, Status, metadata::MetadataMap};
+
+use crate::{
+    attest::{Peer, relayed::RelayedToken},
+    connections::Caller,
+    identities::{Identities, View},
+};
+
+/// A caller that was let in.
+pub(crate) struct Admitted {
+    pub view: View,
+    /// Cancelled when the process at the other end has ended.
+    pub gone: CancellationToken,
+}
+
+/// Lets a request in, or says why not. The metadata may hold the caller's own token.
+pub(crate) async fn admit(
+    identities: &Identities,
+    extensions: &Extensions,
+    metadata: &MetadataMap,
+    rpc: &'static str,
+) -> Result<Admitted, Status> {
+    let caller = extensions
+        .get::<Caller>()
+        .ok_or_else(|| Status::internal("the connection was not attested"))?;
+    let peer = match caller.peer() {
+        Ok(peer) => Arc::clone(peer),
+        Err(reason) => {
+            let code = if reason.is_transient() {
+                Code::Unavailable
+            } else {
+                Code::PermissionDenied
+            };
+            return Err(refuse(code, &reason.to_string(), "unknown", rpc));
+        }
+    };
+    if caller.gone().is_cancelled() || !peer.is_alive() {
+        let reason = "the process that opened this connection has ended";
+        return Err(refuse(
+            Code::PermissionDenied,
+            reason,
+            &peer.describe(),
+            rpc,
+        ));
+    }
+    let relayed = relayed_token(metadata, &peer, rpc)?;
+    let view = identities.of(peer, relayed).await;
+    Ok(Admitted {
+        view,
+        gone: caller.gone().clone(),
+    })
+}
+
+fn relayed_token(
+    metadata: &MetadataMap,
+    peer: &Peer,
+    rpc: &'static str,
+) -> Result<Option<RelayedToken>, Status> {
+    let mut values = metadata.get_all("authorization").iter();
+    let Some(value) = values.next() else {
+        return Ok(None);
+    };
+    let refused = |reason: &str| refuse(Code::PermissionDenied, reason, &peer.describe(), rpc);
+    if values.next().is_some() {
+        return Err(refused("more than one authorization header"));
+    }
+    let pod = peer.pod.as_ref().map(|pod| &pod.uid);
+    RelayedToken::from_header(value.as_bytes(), pod)
+        .map(Some)
+        .map_err(|reason| refused(&reason.to_string()))
+}
+
+/// One line in the log for each refusal, and the status for the caller.
+pub(crate) fn refuse(code: Code, reason: &str, peer: &str, rpc: &'static str) -> Status {
+    tracing::warn!(target: "citadel::refused", reason, ?code, peer, rpc, "refused");
+    Status::new(code, reason)
+}
+
+/// True if `name` is the SPIFFE ID of the trust domain itself: `spiffe://example.org`.
+pub(crate) fn names_trust_domain(name: &str) -> Option<TrustDomain> {
+    let rest = name.strip_prefix("spiffe://")?;
+    (!rest.contains('/'))
+        .then(|| TrustDomain::new(rest).ok())
+        .flatten()
+}

@@ -1,0 +1,259 @@
+//! What a peer may have: its identities, followed as they change. SDS and the Workload
+//! API show this, each in its own words.
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use citadel_identity::{TrustDomain, bundle::BundleSet};
+use futures::future::select_all;
+use tokio::sync::watch;
+
+use crate::{
+    attest::{Peer, cgroup::PodUid, relayed::RelayedToken},
+    ca_client::Entries,
+    secrets::{Full, SecretKey, SecretManager, State, Subscription, Svid, Wanted},
+};
+
+/// How long a caller is kept waiting for its first answer before it is told that
+/// nothing is ready.
+pub const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How often a view that found no room looks again.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+
+/// Where identities come from. Clones share everything.
+#[derive(Clone)]
+pub struct Identities {
+    /// Holds the secrets.
+    pub manager: SecretManager,
+    /// Own trust domain.
+    pub trust_domain: TrustDomain,
+    /// The entries of this node; `None` before the CA sent them.
+    pub entries: watch::Receiver<Option<Arc<Entries>>>,
+    /// The bundles; `None` before the CA sent them.
+    pub bundles: watch::Receiver<Option<Arc<BundleSet>>>,
+    /// Lifetime to ask for, seconds; 0 leaves it to the CA.
+    pub ttl_seconds: i64,
+}
+
+/// The identities of one peer.
+pub struct View {
+    from: Identities,
+    peer: Arc<Peer>,
+    relayed: Option<RelayedToken>,
+    secrets: Vec<Secret>,
+    full: bool,
+    /// The entries changed and the choice has not been made anew yet.
+    stale: bool,
+}
+
+struct Secret {
+    key: SecretKey,
+    state: Subscription,
+}
+
+/// What a peer has at one moment.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// The default identity first.
+    pub svids: Vec<Arc<Svid>>,
+    /// Of each trust domain, its own.
+    pub bundles: Arc<BundleSet>,
+    /// Whether this is all there will be for now.
+    pub standing: Standing,
+    /// True if the first of `svids` is the default identity: it is not as long as one
+    /// that would come before it is still awaited.
+    pub has_default: bool,
+}
+
+/// Where a peer stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// Everything that the peer may have is here.
+    Complete,
+    /// Something may still come; why it has not.
+    Waiting(Arc<str>),
+    /// Nothing is for this peer.
+    Denied(Arc<str>),
+}
+
+impl Identities {
+    /// Follows the identities of `peer`, which may have handed in its own token.
+    pub async fn of(&self, peer: Arc<Peer>, relayed: Option<RelayedToken>) -> View {
+        let mut view = View {
+            from: self.clone(),
+            peer,
+            relayed,
+            secrets: Vec::new(),
+            full: false,
+            stale: true,
+        };
+        view.choose().await;
+        view
+    }
+}
+
+impl View {
+    /// What the peer has now.
+    pub fn snapshot(&self) -> Snapshot {
+        let mut svids = Vec::new();
+        let mut waiting: Option<Arc<str>> = None;
+        let mut denied: Option<Arc<str>> = None;
+        let mut has_default = true;
+        for secret in &self.secrets {
+            match &*secret.state.borrow() {
+                State::Ready(svid) => svids.push(Arc::clone(svid)),
+                State::Waiting { trouble } => {
+                    let reason = || "the CA has not answered yet".into();
+                    waiting.get_or_insert_with(|| trouble.clone().unwrap_or_else(reason));
+                    has_default &= !svids.is_empty();
+                }
+                State::Denied(reason) => {
+                    denied.get_or_insert_with(|| Arc::clone(reason));
+                }
+            }
+        }
+        let bundles = self.from.bundles.borrow().clone();
+        if bundles.is_none() {
+            waiting.get_or_insert_with(|| "the CA has not sent its trust bundle yet".into());
+        }
+        if self.from.entries.borrow().is_none() && self.waits_for_entries() {
+            waiting.get_or_insert_with(|| "the CA has not sent this node's entries yet".into());
+        }
+        if self.full {
+            waiting.get_or_insert_with(|| Full.to_string().into());
+        }
+        let standing = match (waiting, svids.is_empty()) {
+            (Some(reason), _) => Standing::Waiting(reason),
+            (None, false) => Standing::Complete,
+            (None, true) => Standing::Denied(
+                denied.unwrap_or_else(|| "no entry of this node is for this caller".into()),
+            ),
+        };
+        has_default &= !svids.is_empty();
+        Snapshot {
+            svids,
+            bundles: bundles.unwrap_or_default(),
+            standing,
+            has_default,
+        }
+    }
+
+    /// Resolves after something changed. Cancel-safe: a change that a dropped call saw is
+    /// in the next snapshot.
+    pub async fn changed(&mut self) {
+        if !self.stale {
+            let Identities {
+                entries, bundles, ..
+            } = &mut self.from;
+            let secrets = self.secrets.iter_mut().map(|s| Box::pin(s.state.changed()));
+            let any_secret = async {
+                if secrets.len() == 0 {
+                    std::future::pending::<()>().await;
+                }
+                or_never(select_all(secrets).await.0).await;
+            };
+            self.stale = tokio::select! {
+                changed = entries.changed() => { or_never(changed).await; true }
+                changed = bundles.changed() => { or_never(changed).await; false }
+                () = any_secret => false,
+                () = tokio::time::sleep(LOOK_AGAIN), if self.full => true,
+            };
+        }
+        if self.stale {
+            self.choose().await;
+        }
+    }
+
+    /// The peer.
+    pub fn peer(&self) -> &Arc<Peer> {
+        &self.peer
+    }
+
+    /// A pod's account comes without entries; a process of the host has nothing else.
+    fn waits_for_entries(&self) -> bool {
+        self.relayed.is_none()
+            && self
+                .peer
+                .pod
+                .as_ref()
+                .is_none_or(|pod| matches!(pod.uid, PodUid::Static(_)))
+    }
+
+    /// Chooses what to ask for, and keeps the subscriptions that stay.
+    async fn choose(&mut self) {
+        let wanted = self.wanted().await;
+        let mut old: Vec<Secret> = std::mem::take(&mut self.secrets);
+        self.full = false;
+        let mut seen = HashSet::new();
+        for wanted in wanted {
+            if !seen.insert(wanted.key.clone()) {
+                continue;
+            }
+            if let Some(at) = old.iter().position(|secret| secret.key == wanted.key) {
+                self.secrets.push(old.swap_remove(at));
+                continue;
+            }
+            let key = wanted.key.clone();
+            if let Ok(state) = self.from.manager.subscribe(wanted) {
+                self.secrets.push(Secret { key, state });
+            } else {
+                tracing::warn!(peer = self.peer.describe(), "{Full}");
+                self.full = true;
+            }
+        }
+        self.stale = false;
+    }
+
+    async fn wanted(&self) -> Vec<Wanted> {
+        let pod = self.peer.pod.as_ref().map(|pod| &pod.uid);
+        let ttl_seconds = self.from.ttl_seconds;
+        let mut wanted = Vec::new();
+        let account = |key, token| Wanted {
+            key,
+            spiffe_id: None,
+            ttl_seconds,
+            token,
+        };
+        match (&self.relayed, pod) {
+            (Some(token), pod) => {
+                let key = SecretKey::Relayed {
+                    token: token.digest(),
+                    pod_uid: pod.map(|uid| uid.as_str().to_owned()),
+                };
+                wanted.push(account(key, Some(token.clone())));
+            }
+            (None, Some(PodUid::Api(uid))) => {
+                wanted.push(account(SecretKey::Pod { uid: uid.clone() }, None));
+            }
+            // A static pod has no account: an entry or nothing.
+            (None, Some(PodUid::Static(_)) | None) => {}
+        }
+        // A token proves the account of a pod that the agent did not see: no entries.
+        if self.relayed.is_some() && pod.is_none() {
+            return wanted;
+        }
+        let Some(entries) = self.from.entries.borrow().clone() else {
+            return wanted;
+        };
+        let in_pod = pod.is_some();
+        let facts = self.peer.unix_facts(entries.need_digest(in_pod)).await;
+        wanted.extend(entries.candidates(in_pod, &facts).map(|entry| Wanted {
+            key: SecretKey::Entry {
+                entry_id: entry.entry_id.clone(),
+                pod_uid: pod.map(|uid| uid.as_str().to_owned()),
+            },
+            spiffe_id: Some(entry.spiffe_id.clone()),
+            // The entry's own lifetime is the CA's to apply.
+            ttl_seconds,
+            token: None,
+        }));
+        wanted
+    }
+}
+
+/// The other side ended: nothing changes any more.
+async fn or_never(changed: Result<(), watch::error::RecvError>) {
+    if changed.is_err() {
+        std::future::pending::<()>().await;
+    }
+}

@@ -1,0 +1,254 @@
+//! Citadel's node agent: attests the workloads of its node, keeps their certificates
+//! renewed, and serves them over Envoy's SDS and the SPIFFE Workload API.
+//!
+//! [`build`] makes a whole agent in process: a test or `citadel dev` runs the same one
+//! as the binary `citadel-agent`.
+
+pub mod attest;
+pub mod ca_client;
+pub mod clock;
+pub mod config;
+pub mod connections;
+mod gate;
+pub mod identities;
+pub mod metrics;
+pub mod sds;
+pub mod secrets;
+pub mod socket;
+pub mod workload_api;
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod testing_agent;
+
+use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use citadel_identity::crypto;
+use citadel_proto::workload::spiffe_workload_api_server::SpiffeWorkloadApiServer;
+use citadel_runtime::{
+    Shutdown,
+    admin::{AdminServer, Readiness},
+    config::ConfigError,
+    process,
+};
+use envoy_types::pb::envoy::service::secret::v3::secret_discovery_service_server::SecretDiscoveryServiceServer;
+use prometheus_client::registry::Registry;
+use tokio::net::UnixListener;
+use tonic::transport::Server;
+
+use crate::{
+    attest::{Attestor, proc::Proc},
+    ca_client::{Ca, FileToken, Session, SessionConfig, TokenSource},
+    clock::{Clock, SystemClock},
+    config::{Config, Settings},
+    connections::Limits,
+    identities::Identities,
+    metrics::Metrics,
+    sds::Sds,
+    secrets::SecretManager,
+    socket::{BoundSocket, SocketError},
+    workload_api::WorkloadApi,
+};
+
+/// The largest request, in bytes: an SDS request with all its names, Envoy's node and
+/// its metadata.
+const MAX_REQUEST: usize = 1024 * 1024;
+
+/// How long open requests may take once the shutdown has begun.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// What the agent is made of beside its configuration. A test may replace parts.
+#[derive(Debug, Clone)]
+pub struct Parts {
+    /// Ends the agent.
+    pub shutdown: Shutdown,
+    /// Tells wall time.
+    pub clock: Arc<dyn Clock>,
+    /// The agent's own token, in place of `token_file`.
+    pub token: Option<Arc<dyn TokenSource>>,
+}
+
+/// A bound agent: its addresses are known, and nothing is served before [`Bound::serve`].
+pub struct Bound {
+    /// Where workloads connect.
+    pub socket: PathBuf,
+    /// Where `/livez`, `/readyz` and `/metrics` are.
+    pub admin: SocketAddr,
+    /// Ends the agent.
+    pub shutdown: Shutdown,
+    listener: UnixListener,
+    placed: BoundSocket,
+    admin_server: AdminServer,
+    attestor: Attestor,
+    limits: Limits,
+    metrics: Metrics,
+    session: Arc<Session>,
+    identities: Identities,
+}
+
+/// Why the agent does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// See [`ConfigError`].
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// See [`SocketError`].
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// The admin port can't be bound.
+    #[error("admin_listen: {0}")]
+    Admin(#[source] io::Error),
+    /// The server ended by itself.
+    #[error("the socket's server failed: {0}")]
+    Serve(#[from] tonic::transport::Error),
+}
+
+impl Parts {
+    /// The parts of a real agent.
+    pub fn new(shutdown: Shutdown) -> Self {
+        Self {
+            shutdown,
+            clock: Arc::new(SystemClock),
+            token: None,
+        }
+    }
+}
+
+/// Binds the socket and the admin port. The CA need not be there.
+pub async fn build(config: Config, parts: Parts) -> Result<Bound, StartError> {
+    let settings: Settings = config.settings()?;
+    crypto::install_default();
+    let metrics = Metrics::default();
+    let mut registry = Registry::default();
+    metrics.register(&mut registry);
+    process::register(&mut registry);
+    let readiness = Readiness::new();
+    let token = parts
+        .token
+        .unwrap_or_else(|| Arc::new(FileToken(settings.token_file.clone())));
+    let session_config = SessionConfig {
+        trust_domain: settings.trust_domain.clone(),
+        addresses: settings.addresses.clone(),
+        first_trust: settings.first_trust.clone(),
+        cluster: settings.cluster.clone(),
+    };
+    let session = Session::new(
+        session_config,
+        token,
+        Arc::clone(&parts.clock),
+        metrics.clone(),
+        readiness.part("ca"),
+    );
+    let manager = SecretManager::new(
+        Arc::clone(&session) as Arc<dyn Ca>,
+        parts.clock,
+        settings.trust_domain.clone(),
+        session.bundles(),
+        metrics.clone(),
+        settings.manager.clone(),
+    );
+    let identities = Identities {
+        manager,
+        trust_domain: settings.trust_domain.clone(),
+        entries: session.entries(),
+        bundles: session.bundles(),
+        ttl_seconds: settings.ttl_seconds,
+    };
+    let admin_server = AdminServer::bind(settings.admin_listen, readiness, Arc::new(registry))
+        .await
+        .map_err(StartError::Admin)?;
+    let (listener, placed) = socket::bind(&settings.socket)?;
+    Ok(Bound {
+        socket: settings.socket,
+        admin: admin_server.address(),
+        shutdown: parts.shutdown,
+        listener,
+        placed,
+        admin_server,
+        attestor: Attestor {
+            proc: Proc::new(&settings.proc_root),
+            cgroup_root: settings.cgroup_root,
+        },
+        limits: settings.limits,
+        metrics,
+        session,
+        identities,
+    })
+}
+
+impl Bound {
+    /// Serves until the shutdown.
+    pub async fn serve(self) -> Result<(), StartError> {
+        let signal = || self.shutdown.signal();
+        tracing::info!(
+            socket = %self.socket.display(),
+            admin = %self.admin,
+            trust_domain = %self.identities.trust_domain,
+            "citadel-agent serves"
+        );
+        self.shutdown.spawn(Arc::clone(&self.session).run(signal()));
+        self.shutdown
+            .spawn(self.identities.manager.clone().run(signal()));
+        self.shutdown.spawn(self.admin_server.serve(signal()));
+        self.shutdown.spawn(ask_anew_when_entries_change(
+            self.identities.clone(),
+            signal(),
+        ));
+        let sds = Sds {
+            identities: self.identities.clone(),
+            metrics: self.metrics.clone(),
+            shutdown: signal(),
+        };
+        let workload_api = WorkloadApi {
+            identities: self.identities.clone(),
+            metrics: self.metrics.clone(),
+            shutdown: signal(),
+        };
+        let incoming = connections::accept(
+            self.listener,
+            self.attestor,
+            &self.limits,
+            &self.metrics,
+            signal(),
+        );
+        let server = Server::builder()
+            .max_concurrent_streams(self.limits.streams_per_connection)
+            .http2_keepalive_interval(Some(Duration::from_secs(60)))
+            .add_service(
+                SecretDiscoveryServiceServer::new(sds).max_decoding_message_size(MAX_REQUEST),
+            )
+            .add_service(
+                SpiffeWorkloadApiServer::new(workload_api).max_decoding_message_size(MAX_REQUEST),
+            )
+            .serve_with_incoming_shutdown(incoming, signal().wait_owned());
+        let mut server = std::pin::pin!(server);
+        let served = tokio::select! {
+            served = &mut server => served,
+            // A client that keeps its connection open must not keep the agent.
+            () = async {
+                signal().wait().await;
+                tokio::time::sleep(DRAIN).await;
+            } => Ok(()),
+        };
+        drop(self.placed);
+        self.shutdown.drain(DRAIN).await;
+        served.map_err(StartError::Serve)
+    }
+}
+
+async fn ask_anew_when_entries_change(
+    identities: Identities,
+    shutdown: citadel_runtime::ShutdownSignal,
+) {
+    let mut entries = identities.entries.clone();
+    loop {
+        tokio::select! {
+            () = shutdown.wait() => return,
+            changed = entries.changed() => match changed {
+                Ok(()) => identities.manager.entries_changed(),
+                Err(_) => return,
+            },
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! What `/metrics` says of the agent.
+
+use std::sync::{Arc, atomic::AtomicU64};
+
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::Registry,
+};
+
+/// The agent's metrics. Clones share them.
+#[derive(Debug, Clone, Default)]
+pub struct Metrics {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    identities: Gauge,
+    next_expiry: Gauge,
+    renewals: Family<Outcome, Counter>,
+    attestation_failures: Counter,
+    peers: Family<Outcome, Counter>,
+    connections: Gauge,
+    streams: Family<Protocol, Gauge>,
+    acks: Counter,
+    nacks: Counter,
+    skew: Gauge<f64, AtomicU64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Outcome {
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Protocol {
+    protocol: &'static str,
+}
+
+impl Metrics {
+    /// Registers all of them.
+    pub fn register(&self, registry: &mut Registry) {
+        let m = &self.inner;
+        let registry = registry.sub_registry_with_prefix("citadel_agent");
+        registry.register("identities", "Identities held", m.identities.clone());
+        registry.register(
+            "next_expiry_timestamp_seconds",
+            "When the first of the certificates held ends, seconds since the epoch; 0 without any",
+            m.next_expiry.clone(),
+        );
+        registry.register(
+            "renewals",
+            "Certificates asked of the CA",
+            m.renewals.clone(),
+        );
+        registry.register(
+            "ca_attestation_failures",
+            "Times that the agent could not prove itself to its CA",
+            m.attestation_failures.clone(),
+        );
+        registry.register(
+            "peers",
+            "Connections by outcome of attestation",
+            m.peers.clone(),
+        );
+        registry.register(
+            "connections",
+            "Open connections of workloads",
+            m.connections.clone(),
+        );
+        registry.register("streams", "Open streams of workloads", m.streams.clone());
+        registry.register(
+            "sds_acks",
+            "SDS responses that a proxy took",
+            m.acks.clone(),
+        );
+        registry.register(
+            "sds_nacks",
+            "SDS responses that a proxy refused",
+            m.nacks.clone(),
+        );
+        registry.register(
+            "clock_skew_seconds",
+            "This machine's clock minus the CA's",
+            m.skew.clone(),
+        );
+    }
+
+    pub(crate) fn holding(&self, identities: usize, next_expiry: Option<i64>) {
+        self.inner
+            .identities
+            .set(i64::try_from(identities).unwrap_or(i64::MAX));
+        self.inner.next_expiry.set(next_expiry.unwrap_or(0));
+    }
+
+    pub(crate) fn renewed(&self) {
+        self.inner
+            .renewals
+            .get_or_create(&Outcome { outcome: "ok" })
+            .inc();
+    }
+
+    pub(crate) fn renewal_failed(&self, denied: bool) {
+        let outcome = if denied { "denied" } else { "failed" };
+        self.inner
+            .renewals
+            .get_or_create(&Outcome { outcome })
+            .inc();
+    }
+
+    pub(crate) fn attestation_failed(&self) {
+        self.inner.attestation_failures.inc();
+    }
+
+    pub(crate) fn peer(&self, attested: bool) {
+        let outcome = if attested { "attested" } else { "refused" };
+        self.inner.peers.get_or_create(&Outcome { outcome }).inc();
+    }
+
+    pub(crate) fn connected(&self) -> Counted {
+        Counted::new(self.inner.connections.clone())
+    }
+
+    pub(crate) fn streaming(&self, protocol: &'static str) -> Counted {
+        Counted::new(
+            self.inner
+                .streams
+                .get_or_create_owned(&Protocol { protocol }),
+        )
+    }
+
+    pub(crate) fn acknowledged(&self) {
+        self.inner.acks.inc();
+    }
+
+    pub(crate) fn refused(&self) {
+        self.inner.nacks.inc();
+    }
+
+    pub(crate) fn clock_skew(&self, seconds: f64) {
+        self.inner.skew.set(seconds);
+    }
+}
+
+/// Counts as long as it lives.
+#[derive(Debug)]
+pub(crate) struct Counted(Gauge);
+
+impl Counted {
+    fn new(gauge: Gauge) -> Self {
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+
+    use prometheus_client::encoding::text::encode;
+
+    use super::*;
+
+    #[test]
+    fn every_metric_is_shown() {
+        let metrics = Metrics::default();
+        let mut registry = Registry::default();
+        metrics.register(&mut registry);
+        metrics.holding(3, Some(1_800_000_000));
+        metrics.renewed();
+        metrics.renewal_failed(true);
+        metrics.peer(false);
+        metrics.refused();
+        metrics.clock_skew(-1.5);
+        let stream = metrics.streaming("sds");
+        let show = || {
+            let mut text = String::new();
+            encode(&mut text, &registry).unwrap();
+            text
+        };
+        let text = show();
+        for line in [
+            "citadel_agent_identities 3",
+            "citadel_agent_next_expiry_timestamp_seconds 1800000000",
+            "citadel_agent_renewals_total{outcome=\"ok\"} 1",
+            "citadel_agent_renewals_total{outcome=\"denied\"} 1",
+            "citadel_agent_peers_total{outcome=\"refused\"} 1",
+            "citadel_agent_sds_nacks_total 1",
+            "citadel_agent_clock_skew_seconds -1.5",
+            "citadel_agent_streams{protocol=\"sds\"} 1",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+        drop(stream);
+        assert!(show().contains("citadel_agent_streams{protocol=\"sds\"} 0"));
+    }
+}

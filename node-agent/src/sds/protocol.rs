@@ -1,0 +1,213 @@
+//! The state of one `StreamSecrets` stream (state of the world). No I/O, no clock: what
+//! arrived and what is ready goes in, what to send comes out.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use citadel_identity::crypto;
+
+/// The most names that one stream may ask for.
+pub const MAX_NAMES: usize = 128;
+
+/// The longest name, in bytes: a SPIFFE ID at its longest.
+pub const MAX_NAME: usize = 2048;
+
+/// What a client sent, without Envoy's types.
+#[derive(Debug, Clone, Default)]
+pub struct Request {
+    /// The version that the client holds; empty where it holds none.
+    pub version: String,
+    /// The nonce of the response that this answers; empty where it answers none.
+    pub nonce: String,
+    /// The names that the client wants from now on.
+    pub names: Vec<String>,
+    /// Envoy's reason, where it refused the response.
+    pub refused: Option<String>,
+}
+
+/// Why a stream ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ProtocolError {
+    /// More than [`MAX_NAMES`].
+    #[error("more than {MAX_NAMES} resource names on one stream")]
+    TooManyNames,
+    /// Longer than [`MAX_NAME`].
+    #[error("a resource name is longer than {MAX_NAME} bytes")]
+    NameTooLong,
+}
+
+/// What is ready: a version for each name that can be served right now.
+///
+/// Two equal versions of a name mean equal content, on any stream, at any time.
+pub trait Ready {
+    /// The version of what `name` stands for; `None` if it is unknown, not ready, or
+    /// not for this caller.
+    fn version_of(&self, name: &str) -> Option<String>;
+}
+
+/// A response to send.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Push {
+    /// Derived from the content: equal content has an equal version.
+    pub version: String,
+    /// Never used before on this stream.
+    pub nonce: String,
+    /// What to include: every name of the subscription that is ready.
+    pub names: Vec<String>,
+}
+
+/// What a request meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Meaning {
+    /// The first request, or one that answers no response.
+    Subscribed,
+    /// The last response was taken.
+    Acknowledged,
+    /// The last response was refused, for this reason. Told once a response.
+    Refused(String),
+    /// It answers a response that is not the last one: nothing was done.
+    Stale,
+}
+
+/// The state of a stream.
+#[derive(Debug)]
+pub struct Stream {
+    nonce_prefix: String,
+    pushes: u64,
+    subscribed: BTreeSet<String>,
+    /// What the client was sent, and not sent anything newer.
+    sent: BTreeMap<String, String>,
+    last: Option<Last>,
+}
+
+#[derive(Debug)]
+struct Last {
+    nonce: String,
+    version: String,
+    answer: Answer,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Answer {
+    Awaited,
+    Taken,
+    Refused,
+}
+
+impl Stream {
+    /// `seed` makes the nonces of this stream unlike those of any other.
+    pub fn new(seed: [u8; 4]) -> Self {
+        Self {
+            nonce_prefix: hex::encode(seed),
+            pushes: 0,
+            subscribed: BTreeSet::new(),
+            sent: BTreeMap::new(),
+            last: None,
+        }
+    }
+
+    /// Takes a request. Call [`Self::push`] after it, unless it was stale.
+    pub fn request(&mut self, request: Request) -> Result<Meaning, ProtocolError> {
+        if request.names.len() > MAX_NAMES {
+            return Err(ProtocolError::TooManyNames);
+        }
+        if request.names.iter().any(|name| name.len() > MAX_NAME) {
+            return Err(ProtocolError::NameTooLong);
+        }
+        let meaning = match &mut self.last {
+            Some(last) if request.nonce == last.nonce => last.answered(request.refused),
+            Some(last) if request.nonce.is_empty() => {
+                // A client that answered everything and now starts over holds nothing.
+                // While an answer is awaited it just has not seen our response yet.
+                if last.answer != Answer::Awaited && request.version != last.version {
+                    self.sent.clear();
+                }
+                Meaning::Subscribed
+            }
+            None if request.nonce.is_empty() => Meaning::Subscribed,
+            // An older nonce, one of another stream, or one made up.
+            Some(_) | None => return Ok(Meaning::Stale),
+        };
+        self.subscribed = request.names.into_iter().collect();
+        // A name that is asked for again later must be sent again.
+        self.sent.retain(|name, _| self.subscribed.contains(name));
+        Ok(meaning)
+    }
+
+    /// The response that is due, if any: when a name of the subscription has content
+    /// that this client was not sent. What is not ready holds nothing up, and what was
+    /// refused is not sent again until its content changes.
+    pub fn push(&mut self, ready: &impl Ready) -> Option<Push> {
+        let now: BTreeMap<String, String> = self
+            .subscribed
+            .iter()
+            .filter_map(|name| Some((name.clone(), ready.version_of(name)?)))
+            .collect();
+        if now
+            .iter()
+            .all(|(name, version)| self.sent.get(name) == Some(version))
+        {
+            return None;
+        }
+        self.pushes += 1;
+        let push = Push {
+            version: version_of_all(&now),
+            nonce: format!("{}-{}", self.nonce_prefix, self.pushes),
+            names: now.keys().cloned().collect(),
+        };
+        self.last = Some(Last {
+            nonce: push.nonce.clone(),
+            version: push.version.clone(),
+            answer: Answer::Awaited,
+        });
+        // A secret that is gone for now was not taken away from the client: it comes
+        // back only with new content.
+        self.sent.extend(now);
+        Some(push)
+    }
+
+    /// The names asked for.
+    pub fn subscribed(&self) -> impl Iterator<Item = &str> {
+        self.subscribed.iter().map(String::as_str)
+    }
+
+    /// The version and answer of the last response: (version, acknowledged).
+    pub fn acknowledged(&self) -> Option<&str> {
+        self.last
+            .as_ref()
+            .filter(|last| last.answer == Answer::Taken)
+            .map(|last| last.version.as_str())
+    }
+}
+
+impl Last {
+    fn answered(&mut self, refused: Option<String>) -> Meaning {
+        let Some(reason) = refused else {
+            self.answer = Answer::Taken;
+            return Meaning::Acknowledged;
+        };
+        // A client may repeat its refusal (with other names, say): the reason is news
+        // only once.
+        let again = self.answer == Answer::Refused;
+        self.answer = Answer::Refused;
+        if again {
+            Meaning::Subscribed
+        } else {
+            Meaning::Refused(reason)
+        }
+    }
+}
+
+/// One version for several resources, the same wherever and whenever it is computed.
+pub fn version_of_all(resources: &BTreeMap<String, String>) -> String {
+    let mut bytes = Vec::new();
+    for part in resources.iter().flat_map(|(name, version)| [name, version]) {
+        bytes.extend_from_slice(&(part.len() as u64).to_be_bytes());
+        bytes.extend_from_slice(part.as_bytes());
+    }
+    let digest = crypto::sha256(&bytes);
+    hex::encode(digest.get(..16).unwrap_or(&digest))
+}
+
+#[cfg(test)]
+#[path = "protocol_tests.rs"]
+mod tests;

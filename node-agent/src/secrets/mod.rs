@@ -1,0 +1,13 @@
+//! The certificates of this node's workloads: one place that holds, renews and hands
+//! them out. SDS, the Workload API and files are views of it.
+
+mod key;
+mod manager;
+mod renewal;
+mod svid;
+mod table;
+pub mod timing;
+
+pub use key::{SecretKey, Wanted};
+pub use manager::{Full, ManagerOptions, SecretManager, State, Subscription};
+pub use svid::{Svid, SvidError};

@@ -1,0 +1,154 @@
+//! For this crate's tests: both services on a real socket, over a fake CA, with a proc
+//! file system in which this very process is in whatever cgroup a test wants.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use citadel_proto::{
+    v1::{EntriesUpdate, EntryRecord},
+    workload::spiffe_workload_api_server::SpiffeWorkloadApiServer,
+};
+use envoy_types::pb::envoy::service::secret::v3::secret_discovery_service_server::SecretDiscoveryServiceServer;
+use hyper_util::rt::TokioIo;
+use tokio::{net::UnixStream, sync::watch};
+use tonic::transport::{Channel, Endpoint, Server};
+
+use crate::{
+    attest::{Attestor, cgroup::CgroupRoot, proc::Proc},
+    ca_client::Entries,
+    connections::{self, Limits},
+    identities::Identities,
+    sds::Sds,
+    secrets::ManagerOptions,
+    socket::{self, BoundSocket},
+    testing::{World, trust_domain},
+    workload_api::WorkloadApi,
+};
+
+/// A pod's UID, and its cgroup file.
+pub(crate) const POD: &str = "7f3c1a52-0b4e-4c1d-9a57-1f2e3d4c5b6a";
+
+pub(crate) fn in_pod() -> String {
+    format!("0::/kubepods/burstable/pod{POD}/{}\n", "ab".repeat(32))
+}
+
+pub(crate) struct TestAgent {
+    pub world: World,
+    pub entries: watch::Sender<Option<Arc<Entries>>>,
+    path: PathBuf,
+    _bound: BoundSocket,
+    _dir: tempfile::TempDir,
+}
+
+impl TestAgent {
+    pub(crate) fn new(cgroup: &str) -> Self {
+        let world = World::with(ManagerOptions::default());
+        let dir = tempfile::tempdir().unwrap();
+        let proc = dir.path().join("proc");
+        let process = proc.join(std::process::id().to_string());
+        std::fs::create_dir_all(&process).unwrap();
+        std::fs::write(proc.join("uptime"), "100.00 1.00\n").unwrap();
+        std::fs::write(process.join("cgroup"), cgroup).unwrap();
+        std::fs::write(process.join("status"), "Groups:\t5 6\n").unwrap();
+        let path = dir.path().join("agent.sock");
+        let (listener, bound) = socket::bind(&path).unwrap();
+        let entries = watch::Sender::new(Some(Arc::default()));
+        let identities = Identities {
+            manager: world.manager.clone(),
+            trust_domain: trust_domain(),
+            entries: entries.subscribe(),
+            bundles: world.bundles.subscribe(),
+            ttl_seconds: 0,
+        };
+        let attestor = Attestor {
+            proc: Proc::new(&proc),
+            cgroup_root: CgroupRoot::new("/"),
+        };
+        let incoming = connections::accept(
+            listener,
+            attestor,
+            &Limits::default(),
+            &world.metrics,
+            world.shutdown.signal(),
+        );
+        let sds = Sds {
+            identities: identities.clone(),
+            metrics: world.metrics.clone(),
+            shutdown: world.shutdown.signal(),
+        };
+        let workload_api = WorkloadApi {
+            identities,
+            metrics: world.metrics.clone(),
+            shutdown: world.shutdown.signal(),
+        };
+        let server = Server::builder()
+            .add_service(SecretDiscoveryServiceServer::new(sds))
+            .add_service(SpiffeWorkloadApiServer::new(workload_api))
+            .serve_with_incoming_shutdown(incoming, world.shutdown.signal().wait_owned());
+        tokio::spawn(server);
+        Self {
+            world,
+            entries,
+            path,
+            _bound: bound,
+            _dir: dir,
+        }
+    }
+
+    pub(crate) async fn connect(&self) -> Channel {
+        let path = self.path.clone();
+        let connector = tower::service_fn(move |_| {
+            let path = path.clone();
+            async move { UnixStream::connect(path).await.map(TokioIo::new) }
+        });
+        Endpoint::from_static("http://localhost")
+            .connect_with_connector(connector)
+            .await
+            .unwrap()
+    }
+
+    /// Sets the entries of the node: name and selectors of each.
+    pub(crate) fn set_entries(&self, entries: &[(&str, &[&str])]) {
+        let records = entries.iter().map(|(name, selectors)| EntryRecord {
+            entry_id: (*name).to_owned(),
+            spiffe_id: format!("spiffe://example.org/{name}"),
+            selectors: selectors.iter().map(|s| (*s).to_owned()).collect(),
+            ..EntryRecord::default()
+        });
+        let revision = self
+            .entries
+            .borrow()
+            .as_ref()
+            .map_or(0, |held| held.revision)
+            + 1;
+        let update = EntriesUpdate {
+            entries: records.collect(),
+            revision,
+        };
+        self.entries
+            .send_replace(Some(Arc::new(Entries::from_update(
+                update,
+                &trust_domain(),
+            ))));
+        self.world.manager.entries_changed();
+    }
+}
+
+/// Waits for something that must come.
+pub(crate) async fn soon<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(20), what)
+        .await
+        .expect("it did not come")
+}
+
+/// Gives something that must not come the time to come.
+pub(crate) async fn nothing_from<T: std::fmt::Debug>(what: impl Future<Output = T>) {
+    let came = tokio::time::timeout(Duration::from_millis(300), what).await;
+    assert!(came.is_err(), "{came:?}");
+}
+
+/// A selector that this process matches outside of pods.
+pub(crate) fn this_user() -> String {
+    format!("unix:uid:{}", nix::unistd::getuid())
+}
