@@ -1,0 +1,43 @@
+//! `citadel bench`: measures a CA under load.
+
+mod args;
+mod floor;
+mod http_get;
+mod issue;
+mod load;
+mod material;
+mod measure;
+mod population;
+mod progress;
+mod received;
+mod report;
+mod rsa_key;
+mod server;
+mod standin;
+mod target;
+mod wire;
+
+use clap::Subcommand;
+
+use crate::exit::{Ended, Outcome};
+use crate::output::Format;
+
+/// Measures a CA under load.
+#[derive(Debug, clap::Args)]
+pub(crate) struct BenchArgs {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    Issue(args::IssueArgs),
+}
+
+impl BenchArgs {
+    pub(crate) fn run(self, format: Format) -> Result<Outcome, Ended> {
+        match self.what {
+            What::Issue(args) => issue::run(&args, format),
+        }
+    }
+}
