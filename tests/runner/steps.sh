@@ -1,0 +1,64 @@
+# The steps that are no suites. Sourced by tests/run.
+
+# step NAME COMMAND…: a check that counts as one.
+step() {
+    local name=$1 started=$SECONDS
+    shift
+    say "$name"
+    if "$@"; then
+        passed=$((passed + 1))
+    else
+        failed_one "$name: $*"
+    fi
+    timed "$name" $((SECONDS - started))
+}
+
+# must NAME COMMAND…: a step without which nothing after it makes sense.
+must() {
+    local before=$failed
+    step "$@"
+    if [ "$failed" != "$before" ]; then
+        summary
+        exit 1
+    fi
+}
+
+# tests_step NAME COMMAND…: a test program, whose own count is added up.
+tests_step() {
+    local name=$1 started=$SECONDS code=0
+    shift
+    say "$name"
+    "$@" 2>&1 | tee "$run/$name.log" || code=$?
+    count "$name" "$run/$name.log" "$code"
+    timed "$name" $((SECONDS - started))
+}
+
+# lint_all: "all targets" are those that a plain `cargo test` runs; the suites
+# are no part of them.
+lint_all() {
+    cargo clippy --workspace --locked --all-targets -- -D warnings &&
+        cargo clippy --workspace --locked --test '*' -- -D warnings
+}
+
+# build_all: programs and tests in one invocation and one profile, so that
+# features are resolved once and every later step finds its work done.
+build_all() {
+    cargo build --workspace --locked --lib --bins --test '*' \
+        --message-format=json-render-diagnostics >"$run/build.json" || return 1
+    e2e=$(executable e2e) scan=$(executable citadel-test-scan)
+    [ -x "$e2e" ] && [ -x "$scan" ] || { echo "cargo built no test program e2e" >&2; return 1; }
+}
+
+executable() {
+    sed -n "s/.*\"name\":\"$1\".*\"executable\":\"\([^\"]*\)\".*/\1/p" "$run/build.json" | tail -n 1
+}
+
+# bound_target DIR: what old clones left there is never used again.
+bound_target() {
+    local gigabytes
+    gigabytes=$(du -s --block-size=1G "$1" 2>/dev/null | cut -f 1) || true
+    if [ "${gigabytes:-0}" -gt 20 ]; then
+        say "starting afresh in $1 (it grew to $gigabytes GB)"
+        rm -rf "$1"
+    fi
+}

@@ -1,0 +1,134 @@
+# Runs the end-to-end suites, each as a process of its own in a network
+# namespace of its own, where its fixed ports collide with nobody's.
+# Sourced by tests/run.
+
+namespaces=()
+declare -A suite_of=() started_at=()
+
+suites_table() {
+    grep -v '^ *\(#\|$\)' tests/suites/run.conf
+}
+
+suite_line() {
+    suites_table | awk -v name="$1" '$1 == name'
+}
+
+run_suites() {
+    check_table || return 0
+    local jobs=${CITADEL_TEST_JOBS:-$(nproc)}
+    local name when set threads minutes
+    # Both passes read the table first, so that no suite eats it as its input.
+    local table
+    mapfile -t table < <(suites_table)
+    local line
+    for line in "${table[@]}"; do
+        read -r name when set threads minutes <<<"$line"
+        [ "$when" = beside ] && wanted "$name" "$set" || continue
+        while [ ${#suite_of[@]} -ge "$jobs" ]; do reap; done
+        launch "$name" "$threads" "$minutes"
+    done
+    while [ ${#suite_of[@]} -gt 0 ]; do reap; done
+    for line in "${table[@]}"; do
+        read -r name when set threads minutes <<<"$line"
+        [ "$when" = alone ] && wanted "$name" "$set" || continue
+        launch "$name" "$threads" "$minutes"
+        reap
+    done
+}
+
+wanted() {
+    if [ ${#only[@]} -gt 0 ]; then
+        [[ " ${only[*]} " == *" $1 "* ]]
+    else
+        ! $quick || [ "$2" = quick ]
+    fi
+}
+
+# check_table: a suite that nobody runs would be skipped in silence.
+check_table() {
+    local difference
+    difference=$(diff <(suites_table | awk '{ print $1 }' | sort) \
+        <("$e2e" --list --format terse | sed -n 's/^\([^:]*\)::.*: test$/\1/p' | sort -u)) && return
+    echo "tests/suites/run.conf (<) and the suites that exist (>) differ:" >&2
+    grep '^[<>]' <<<"$difference" >&2
+    failed_one "tests/suites/run.conf is not complete"
+    return 1
+}
+
+launch() {
+    local name=$1 threads=$2 minutes=$3
+    local namespace=citadel-$$-$name folder=$run/$name
+    mkdir -p "$folder"
+    ip netns add "$namespace"
+    namespaces+=("$namespace")
+    ip -n "$namespace" link set lo up
+    say "suite $name"
+    local tests
+    mapfile -t tests < <(tests_of "$name")
+    # nsenter, not `ip netns exec`, which mounts another /sys and so hides the
+    # cgroups that some suites work with.
+    CITADEL_TEST_DIR=$folder RUST_BACKTRACE=0 timeout --kill-after=10 "${minutes}m" \
+        nsenter --net="/var/run/netns/$namespace" \
+        "$e2e" --test-threads="$threads" ${options[@]+"${options[@]}"} --exact "$name::" "${tests[@]}" \
+        >"$folder/log" 2>&1 </dev/null &
+    suite_of[$!]=$name
+    started_at[$name]=$SECONDS
+}
+
+# tests_of NAME: by their whole names, since a filter also finds the name
+# inside of others. All those of --filter have to be part of a test's name.
+tests_of() {
+    local names filter
+    names=$("$e2e" --list --format terse | sed -n "s/^\($1::.*\): test$/\1/p")
+    for filter in ${filters[@]+"${filters[@]}"}; do
+        names=$(grep -F -- "$filter" <<<"$names")
+    done
+    [ -z "$names" ] || echo "$names"
+}
+
+# reap: waits for one suite and reports it.
+reap() {
+    local pid code=0
+    wait -n -p pid "${!suite_of[@]}" || code=$?
+    local name=${suite_of[$pid]}
+    unset "suite_of[$pid]"
+    end_namespace "citadel-$$-$name"
+    local took=$((SECONDS - started_at[$name])) before=$failed
+    count "suite $name" "$run/$name/log" "$code"
+    search_logs "$name"
+    timed "suite $name" "$took"
+    if [ "$failed" != "$before" ]; then
+        say "suite $name: $counted in $took s; the end of $run/$name/log:"
+        tail -n 100 "$run/$name/log"
+    else
+        say "suite $name: $counted in $took s"
+    fi
+}
+
+# search_logs NAME: no key and no token that the suite made may be in its logs.
+search_logs() {
+    local found
+    if found=$("$scan" "$run/$1"); then
+        passed=$((passed + 1))
+    else
+        failed_one "suite $1: secrets in its logs"
+        echo "$found" >&2
+    fi
+    say "suite $1: $(tail -n 1 <<<"$found")"
+}
+
+# end_namespace NAME: whatever still runs in it was started by its suite.
+end_namespace() {
+    local pids
+    pids=$(ip netns pids "$1" 2>/dev/null) || true
+    # shellcheck disable=SC2086 # one word a process
+    [ -z "$pids" ] || kill -KILL $pids 2>/dev/null || true
+    ip netns del "$1" 2>/dev/null || true
+}
+
+end_suites() {
+    local namespace
+    for namespace in ${namespaces[@]+"${namespaces[@]}"}; do
+        end_namespace "$namespace"
+    done
+}

@@ -1,0 +1,11 @@
+//! Our own programs, started as a user starts them: from a configuration file.
+
+mod agent;
+mod ca;
+mod command;
+mod config;
+
+pub use agent::{Agent, AgentBuilder};
+pub use ca::{Ca, CaBuilder};
+pub use command::{Finished, citadel};
+pub use config::Settings;

@@ -1,0 +1,83 @@
+//! The program on go-spiffe in `testbed/foreign`: a client that shares no code
+//! with ours.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::dir::TestDir;
+use crate::parts::part;
+use crate::process::{Launch, Process};
+
+/// The program, started for one of its commands.
+pub struct Foreign {
+    process: Process,
+}
+
+impl Foreign {
+    /// Starts `foreign ARGS…` against a Workload API, whose address goes into
+    /// `SPIFFE_ENDPOINT_SOCKET`.
+    pub fn start(name: &str, dir: &TestDir, endpoint: &str, args: &[&str]) -> Self {
+        let launch = Launch::new(name, part("FOREIGN"))
+            .args(args)
+            .env("SPIFFE_ENDPOINT_SOCKET", endpoint);
+        Self {
+            process: launch.start(dir),
+        }
+    }
+
+    /// `foreign verify`: go-spiffe's parser and verifier on three PEM files.
+    /// The verified line, or what go-spiffe objects to.
+    pub async fn verify(
+        dir: &TestDir,
+        svid: &Path,
+        key: &Path,
+        bundle: &Path,
+    ) -> Result<Value, String> {
+        let launch = Launch::new("foreign-verify", part("FOREIGN"))
+            .arg("verify")
+            .arg(svid)
+            .arg(key)
+            .arg(bundle);
+        let process = launch.in_new_files().start(dir);
+        let status = process.wait(Duration::from_secs(20)).await;
+        if !status.success() {
+            return Err(process.log());
+        }
+        Ok(serde_json::from_str(process.output().trim()).expect("a line of JSON"))
+    }
+
+    /// The process.
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+
+    /// The lines that it has printed so far.
+    pub fn lines(&self) -> Vec<Value> {
+        let output = self.process.output();
+        let whole = output.rfind('\n').map_or("", |end| &output[..end]);
+        whole
+            .lines()
+            .map(|line| serde_json::from_str(line).expect("a line of JSON"))
+            .collect()
+    }
+
+    /// The lines of one event: `update`, `ok`, `failed`, `error`, …
+    pub fn events(&self, event: &str) -> Vec<Value> {
+        self.lines()
+            .into_iter()
+            .filter(|line| line["event"] == event)
+            .collect()
+    }
+
+    /// Waits for a line of this event.
+    pub async fn event(&self, event: &str, deadline: Duration) -> Value {
+        crate::wait::until(
+            &format!("the foreign program's event {event}"),
+            deadline,
+            async || self.events(event).into_iter().next(),
+        )
+        .await
+    }
+}

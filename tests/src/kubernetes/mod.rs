@@ -1,0 +1,20 @@
+//! A real Kubernetes API server on a real etcd, and what tests put into it.
+
+mod access;
+mod certificates;
+mod client;
+mod fixtures;
+mod jwt;
+mod objects;
+mod server;
+mod signing;
+mod tokens;
+
+pub use access::Access;
+pub use client::ApiError;
+pub use fixtures::AgentPod;
+pub use jwt::{Signer, assemble, claims_of, header_of};
+pub use objects::Pod;
+pub use server::{ApiServer, Options};
+pub use signing::{KeyType, SigningKey};
+pub use tokens::TokenRequest;

@@ -1,0 +1,6 @@
+//! Node agents: who is one, and what a node may get.
+
+mod attestation;
+mod nodes;
+mod relayed;
+mod roles;

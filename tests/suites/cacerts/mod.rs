@@ -1,0 +1,6 @@
+//! A CA that somebody else made: Istio's `cacerts` files, each kind of key,
+//! and each defect with its reason.
+
+mod accepted;
+mod made;
+mod refused;

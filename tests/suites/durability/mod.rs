@@ -1,0 +1,225 @@
+//! Recorded before released, by the order of system calls: `kill -9` alone spares the
+//! page cache, so it says nothing of the disk.
+
+mod trace;
+
+use std::time::Duration;
+
+use citadel_tests::citadel::CaBuilder;
+use citadel_tests::client::ClientBuilder;
+use citadel_tests::dir::TestDir;
+use citadel_tests::kubernetes::ApiServer;
+use citadel_tests::parts::part;
+use citadel_tests::pki::csr;
+use citadel_tests::wait;
+use trace::Event;
+
+const ANSWERS: usize = 200;
+
+/// A certificate with its chain is about 1,100 octets; HTTP/2's other frames are
+/// below 100.
+const LEAST_ANSWER: usize = 800;
+
+#[tokio::test]
+async fn each_of_200_answers_is_written_after_the_log_s_fdatasync_returned() {
+    let api = ApiServer::shared().await;
+    api.create_node("durability").await;
+    api.create_workload("durability", "web", "web-1", "durability")
+        .await;
+    let token = api.token("durability", "web", "web-1").await;
+
+    let dir = TestDir::new("durability");
+    let output = dir.join("strace");
+    let strace = part("STRACE");
+    let calls = "trace=fdatasync,fsync,pwrite64,write,writev,sendto,sendmsg";
+    let wrapper = [
+        // -D: the CA stays the process that was started. -yy: files and sockets by name.
+        // -s 0: what is written is nobody's business, not even in a test.
+        strace.to_str().expect("a plain path"),
+        "-D",
+        "-f",
+        "-ttt",
+        "-yy",
+        "-s",
+        "0",
+        "-e",
+        calls,
+        "-o",
+        output.to_str().expect("a plain path"),
+        "--",
+    ];
+    let ca = CaBuilder::new(api).await.wrapped(wrapper).start().await;
+    let client = ClientBuilder::new(&ca).token(&token).build();
+    // The first makes the connection, whose handshake is not an answer.
+    client.issue(&csr::plain()).await.expect("an SVID");
+    let begun = trace::read(&output).len();
+    let csr = csr::plain();
+    for _ in 0..ANSWERS {
+        // One after the other: each has a commit of its own.
+        client.issue(&csr).await.expect("an SVID");
+    }
+
+    let local = client.seen().only().local;
+    let database = ca.database();
+    let wal = format!("{}-wal", database.display());
+    // strace writes a line when it has seen the call, which may be after our answer.
+    let events = wait::until(
+        "strace has seen all answers",
+        Duration::from_secs(10),
+        async || {
+            let events = trace::read(&output);
+            let answers = answers_to(&events[begun..], &local.to_string()).len();
+            (answers >= ANSWERS).then_some(events)
+        },
+    )
+    .await;
+    let events = &events[begun..];
+    let answers = answers_to(events, &local.to_string());
+    assert_eq!(
+        answers.len(),
+        ANSWERS,
+        "one write for each answer, and none besides"
+    );
+
+    let mut before = 0;
+    for (number, answer) in answers.into_iter().enumerate() {
+        let since = &events[before..answer];
+        let written = since.iter().rposition(|event| event.is_write_to(&wal));
+        let written = written.unwrap_or_else(|| panic!("answer {number}: nothing was written"));
+        let synced = since[written..]
+            .iter()
+            .any(|event| event.is_done_sync_of(&wal));
+        assert!(
+            synced,
+            "answer {number} was not on the disk: {:#?}",
+            &since[written..]
+        );
+        // A sync that began before the last write would prove nothing.
+        let begun_after = since[written..]
+            .iter()
+            .any(|event| event.is_begun_sync_of(&wal));
+        assert!(begun_after, "answer {number}: {:#?}", &since[written..]);
+        before = answer + 1;
+    }
+    drop(ca);
+}
+
+/// The commits of many callers at once share an fdatasync; none of their answers may
+/// overtake it.
+#[tokio::test]
+async fn no_answer_overtakes_a_write_to_the_log_that_is_not_synced() {
+    let api = ApiServer::shared().await;
+    api.create_node("batches").await;
+    let dir = TestDir::new("batches");
+    let output = dir.join("strace");
+    let strace = part("STRACE");
+    let calls = "trace=fdatasync,fsync,pwrite64,write,writev,sendto,sendmsg";
+    let wrapper = [
+        strace.to_str().expect("a plain path"),
+        "-D",
+        "-f",
+        "-ttt",
+        "-yy",
+        "-s",
+        "0",
+        "-e",
+        calls,
+        "-o",
+        output.to_str().expect("a plain path"),
+        "--",
+    ];
+    let ca = CaBuilder::new(api).await.wrapped(wrapper).start().await;
+    let mut callers = Vec::new();
+    for number in 0..8 {
+        let pod = format!("web-{number}");
+        api.create_workload("batches", "web", &pod, "batches").await;
+        let token = api.token("batches", "web", &pod).await;
+        let client = ClientBuilder::new(&ca).token(&token).build();
+        client.issue(&csr::plain()).await.expect("an SVID");
+        callers.push(client);
+    }
+    let begun = trace::read(&output).len();
+    let tasks = callers.iter().cloned().map(|client| {
+        tokio::spawn(async move {
+            let csr = csr::plain();
+            for _ in 0..25 {
+                client.issue(&csr).await.expect("an SVID");
+            }
+        })
+    });
+    for task in tasks.collect::<Vec<_>>() {
+        task.await.expect("a caller");
+    }
+    let wal = format!("{}-wal", ca.database().display());
+    let locals: Vec<_> = callers
+        .iter()
+        .map(|client| client.seen().only().local.to_string())
+        .collect();
+    let count = |events: &[Event]| -> usize {
+        locals
+            .iter()
+            .map(|local| answers_to(events, local).len())
+            .sum()
+    };
+    let events = wait::until(
+        "strace has seen all answers",
+        Duration::from_secs(10),
+        async || {
+            let events = trace::read(&output);
+            (count(&events[begun..]) >= 8 * 25).then_some(events)
+        },
+    )
+    .await;
+    // A caller's next request came after its last answer, so a sync lies between any two
+    // of its answers.
+    let events = &events[begun..];
+    for local in &locals {
+        let mut before = 0;
+        for answer in answers_to(events, local) {
+            let since = &events[before..answer];
+            let synced = since.iter().any(|event| event.is_done_sync_of(&wal));
+            assert!(
+                synced,
+                "an answer to {local} without a sync since the last: {since:#?}"
+            );
+            before = answer + 1;
+        }
+    }
+    let syncs = events
+        .iter()
+        .filter(|event| event.is_done_sync_of(&wal))
+        .count();
+    assert!(
+        syncs < 8 * 25,
+        "{syncs} syncs: commits are not shared, this tests nothing"
+    );
+    println!("{} answers, {syncs} syncs", 8 * 25);
+}
+
+#[tokio::test]
+async fn the_writer_s_connection_reads_synchronous_full_back() {
+    let ca = CaBuilder::new(ApiServer::shared().await)
+        .await
+        .start()
+        .await;
+    let line = ca
+        .process()
+        .log_line(
+            "what the writer reads back",
+            Duration::from_secs(5),
+            |line| line.contains("by what it reads back"),
+        )
+        .await;
+    let line: serde_json::Value = serde_json::from_str(&line).expect("a line of JSON");
+    // 2 is FULL.
+    assert_eq!(line["synchronous"], "2", "{line}");
+    assert_eq!(line["journal_mode"], "wal", "{line}");
+}
+
+/// Where, among the events, an answer's write to this client begins.
+fn answers_to(events: &[Event], client: &str) -> Vec<usize> {
+    let is_answer = |event: &Event| event.is_write_to_peer(client, LEAST_ANSWER);
+    (0..events.len())
+        .filter(|&at| is_answer(&events[at]))
+        .collect()
+}

@@ -1,0 +1,27 @@
+//! The end-to-end suites: one module each, with a line in `run.conf`.
+//! `tests/run` starts each of them as a process of its own.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a panic is a failed test"
+)]
+
+mod agents;
+mod api_server_outage;
+mod attestation;
+mod authentication;
+mod cacerts;
+mod crash;
+mod dev;
+mod durability;
+mod envoy;
+mod issuance;
+mod istio;
+mod node;
+mod overload;
+mod sds_protocol;
+mod secrets;
+mod support;
+mod testbed;
+mod trust;
+mod workload_api;

@@ -1,0 +1,7 @@
+//! SDS as clients other than Envoy may speak it, word by word. That nothing came is
+//! never told by waiting: a later request whose answer can't be mistaken comes next.
+
+mod names;
+mod readiness;
+mod script;
+mod versions;

@@ -1,0 +1,12 @@
+//! What the CA's suites share: a CA on an API server with workloads and agents
+//! on it, and what each refusal has to look like.
+
+mod istio;
+mod refused;
+mod scene;
+mod svid;
+
+pub(crate) use istio::{certificate_request, roots_of, with_metadata};
+pub(crate) use refused::shows_refusal;
+pub(crate) use scene::{AgentClient, Scene, Workload};
+pub(crate) use svid::{check_leaf, verify_with_openssl};

@@ -1,0 +1,35 @@
+// Command foreign is a client and server built on go-spiffe, whose code shares
+// nothing with ours: what it accepts is what the rest of the world accepts.
+// Facts go to standard output, one JSON object a line; the exit code is 0 only
+// when what was asked for happened.
+package main
+
+import (
+	"fmt"
+	"os"
+)
+
+const usage = `usage: foreign COMMAND
+  verify SVID.pem KEY.pem BUNDLE.pem   parse the pair, verify the chain, print the ID
+  source --updates N --timeout D       watch the Workload API
+  client --addr HOST:PORT --expect-id ID [--count N | --forever] [--interval D]
+  server --listen HOST:PORT --expect-id ID
+The last three find the Workload API by SPIFFE_ENDPOINT_SOCKET.`
+
+var commands = map[string]func([]string) error{
+	"verify": verify,
+	"source": source,
+	"client": client,
+	"server": server,
+}
+
+func main() {
+	if len(os.Args) < 2 || commands[os.Args[1]] == nil {
+		fmt.Fprintln(os.Stderr, usage)
+		os.Exit(2)
+	}
+	if err := commands[os.Args[1]](os.Args[2:]); err != nil {
+		fmt.Fprintln(os.Stderr, "foreign "+os.Args[1]+":", err)
+		os.Exit(1)
+	}
+}

@@ -1,0 +1,37 @@
+# Small tools. Those that a package unpacks to are fetched; those that belong
+# to the system have to be there.
+
+part_tools() {
+    local missing=()
+    local tool
+    for tool in openssl python3 ip nsenter setpriv flock timeout cc; do
+        command -v "$tool" >/dev/null || missing+=("$tool")
+    done
+    if [ ${#missing[@]} -gt 0 ]; then
+        fail "not on PATH: ${missing[*]}" \
+            "on Debian: apt-get install openssl python3 python3-pip iproute2 util-linux coreutils gcc"
+    fi
+    found OPENSSL "$(command -v openssl)"
+
+    if command -v strace >/dev/null; then
+        found STRACE "$(command -v strace)"
+    else
+        entry strace "unpacking Debian's package" "or install strace" fill_strace
+        found STRACE "$cache/strace/usr/bin/strace"
+    fi
+
+    # The library, not the wrapper: a suite preloads it into one process.
+    entry libfaketime "unpacking Debian's package" \
+        "libfaketime is taken from Debian's package only" fill_faketime
+    found FAKETIME "$(find "$cache/libfaketime" -name 'libfaketime.so.1')"
+}
+
+fill_strace() {
+    debian "$1" strace
+    "$1/usr/bin/strace" --version
+}
+
+fill_faketime() {
+    debian "$1" libfaketime
+    [ -n "$(find "$1" -name libfaketime.so.1)" ]
+}
