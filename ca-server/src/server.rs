@@ -336,13 +336,12 @@ impl Bound {
                 AdminServiceServer::new(admin_api()).max_decoding_message_size(MAX_SINGLE_REQUEST),
             );
         let signal = self.shutdown.signal();
-        let mut servers = vec![self.shutdown.spawn({
-            let signal = signal.clone();
-            async move {
-                router
-                    .serve_with_incoming_shutdown(incoming, signal.wait_owned())
-                    .await
-            }
+        // The listener ends by itself on shutdown, once handshakes in progress are done; then
+        // every connection is told to go away and its accepted requests are finished.
+        let mut servers = vec![self.shutdown.spawn(async move {
+            router
+                .serve_with_incoming_shutdown(incoming, std::future::pending())
+                .await
         })];
         if let Some(path) = &self.admin_socket {
             let listener =

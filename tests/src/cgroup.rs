@@ -60,6 +60,7 @@ impl Cgroup {
     }
 
     /// One below this one, as a container can make them for itself.
+    #[must_use]
     pub fn below(&self, relative: &str) -> Self {
         let made = Self {
             root: self.root.clone(),

@@ -1,6 +1,6 @@
 //! The policy against a hand-fed inventory: who may be whom.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::needless_pass_by_value)]
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 

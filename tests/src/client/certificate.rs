@@ -119,7 +119,7 @@ impl<'a> Certificate<'a> {
                     grants.extended = set.map(|(name, _)| (*name).to_owned()).collect();
                     grants
                         .extended
-                        .extend(value.other.iter().map(|oid| oid.to_id_string()));
+                        .extend(value.other.iter().map(x509_parser::der_parser::Oid::to_id_string));
                 }
                 _ => {}
             }

@@ -107,7 +107,7 @@ async fn nobody_administers_over_the_network_unless_named() {
     .await;
     let agent = scene.agent("role-4").await;
     let (web, auditor) = (
-        scene.workload("ordinary").await,
+        scene.workload("commoners").await,
         scene.workload("auditors").await,
     );
     for (who, client) in [

@@ -73,7 +73,7 @@ async fn try_open(
             sqlx::query_as::<_, (Vec<u8>, i64)>("SELECT log_id, indexed FROM source")
                 .fetch_optional(&mut connection)
                 .await?
-
+        && of == log_id
     {
         return Ok(Some(IndexFile {
             connection,
