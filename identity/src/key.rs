@@ -125,6 +125,18 @@ impl WorkloadKey {
     }
 }
 
+/// Whether the public half of an `RSAPrivateKey` (RFC 8017 A.1.2) has a size and an
+/// exponent that we accept.
+fn check_rsa(key: &[u8]) -> Result<(), KeyError> {
+    let mut numbers = Reader::new(der::single(key, der::SEQUENCE)?.content);
+    numbers.expect(der::INTEGER)?;
+    let modulus = numbers.expect(der::INTEGER)?.whole;
+    let exponent = numbers.expect(der::INTEGER)?.whole;
+    let public = der::value(der::SEQUENCE, &[modulus, exponent]);
+    spki::parse(&spki::encode(alg_id::RSA_ENCRYPTION.as_ref(), &public))?;
+    Ok(())
+}
+
 impl fmt::Debug for WorkloadKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("WorkloadKey(redacted)")
@@ -199,6 +211,8 @@ impl CaKey {
         } else if algorithm == alg_id::ECDSA_P384.as_ref() {
             PrivateKey::p384(&pkcs8)?
         } else if algorithm == alg_id::RSA_ENCRYPTION.as_ref() {
+            // Before the provider, which calls a key of another size malformed.
+            check_rsa(fields.expect(der::OCTET_STRING)?.content)?;
             PrivateKey::rsa(&pkcs8)?
         } else {
             return Err(SpkiError::Unsupported("Such".to_owned()).into());

@@ -101,8 +101,9 @@ pub fn lint(certificate: &[u8], context: &LintContext<'_>) -> Result<(), LintErr
     }
 }
 
-/// x509-parser does not notice bytes at the end of the outer SEQUENCE or of the part to
-/// be signed, so their fields are counted: three, and eight with the extensions.
+/// x509-parser does not notice bytes at the end of the outer SEQUENCE, and unique IDs
+/// (RFC 5280 section 4.1.2.8) are none of ours, so the fields are counted: three, and
+/// eight in the part that is signed.
 fn is_tight(certificate: &[u8]) -> bool {
     let fields = |sequence: &Any<'_>| {
         let mut rest = sequence.data;

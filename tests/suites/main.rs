@@ -5,6 +5,11 @@
     clippy::expect_used,
     reason = "a panic is a failed test"
 )]
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "shown with a test that fails"
+)]
 
 mod agents;
 mod api_server_outage;

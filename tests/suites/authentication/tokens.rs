@@ -222,7 +222,7 @@ async fn bad_tokens(api: &ApiServer, web: &Workload) -> Vec<Bad> {
         one(
             "tampered claims",
             tampered(&web.token, |claims| {
-                claims["kubernetes.io"]["pod"]["name"] = json!("db-1")
+                claims["kubernetes.io"]["pod"]["name"] = json!("db-1");
             }),
             "InvalidSignature",
             "TokenReview",
