@@ -2,24 +2,18 @@
 use std::time::Duration;
 
 use citadel_ca_server::{
-    authz::Grant,
-    issuance::{IssuanceError, Issuer, Signed, Svid, Template},
+    issuance::{Issuer, Signed, Template},
     store::Store,
 };
-use citadel_identity::csr::ProvenKey;
-use time::OffsetDateTime;
 
-async fn issue(
-    grant: Grant,
-    key: ProvenKey,
-    issuer: &Issuer,
-    store: &dyn Store,
-    now: OffsetDateTime,
-) -> Result<Vec<Svid>, IssuanceError> {
-    let template = Template::new(grant, key, issuer, Duration::from_secs(10), now)?;
-    let signed = template.prepare(issuer)?.intend(issuer)?.sign(issuer).await?;
-    let recorded = Signed::record(vec![signed], issuer, store).await?;
-    Ok(recorded.into_iter().map(|one| one.release()).collect())
+async fn issue(issuer: &Issuer, store: &dyn Store) {
+    let _ = async |grant, proven_key, now| {
+        let template = Template::new(grant, proven_key, issuer, Duration::from_secs(10), now)?;
+        let signed = template.prepare(issuer)?.intend(issuer)?.sign(issuer).await?;
+        let recorded = Signed::record(vec![signed], issuer, store).await?;
+        let svids = recorded.into_iter().map(|one| one.release()).collect();
+        Ok::<Vec<_>, citadel_ca_server::issuance::IssuanceError>(svids)
+    };
 }
 
 fn main() {

@@ -117,9 +117,12 @@ impl<'a> Certificate<'a> {
                     ];
                     let set = flags.iter().filter(|(_, set)| *set);
                     grants.extended = set.map(|(name, _)| (*name).to_owned()).collect();
-                    grants
-                        .extended
-                        .extend(value.other.iter().map(x509_parser::der_parser::Oid::to_id_string));
+                    grants.extended.extend(
+                        value
+                            .other
+                            .iter()
+                            .map(x509_parser::der_parser::Oid::to_id_string),
+                    );
                 }
                 _ => {}
             }

@@ -123,7 +123,7 @@ async fn nobody_administers_over_the_network_unless_named() {
         ("auditor's token", scene.client_of(&auditor)),
     ] {
         let status = scene
-            .refuses(DENIED, "administrator", client.server_info())
+            .refuses(DENIED, "neither in admin.auditor", client.server_info())
             .await;
         assert!(status.message().contains("role"), "{who}: {status:?}");
     }

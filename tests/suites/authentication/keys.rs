@@ -36,7 +36,7 @@ async fn a_flood_of_unknown_key_ids_costs_one_refetch() {
 
     // The keys were fetched at the start, so the flood begins in the shadow of
     // that fetch, and goes on until it has had its refetch.
-    let mut flood = Flood::new(scene.client().build(), &claims_of(&web.token), 1000);
+    let mut flood = Flood::new(scene.client().build(), claims_of(&web.token));
     let refetched = wait::until("an unknown key is final", 3 * INTERVAL, async || {
         let codes = flood.wave(5).await;
         codes.contains(&Code::Unauthenticated).then(Instant::now)
@@ -83,31 +83,32 @@ async fn a_flood_of_unknown_key_ids_costs_one_refetch() {
     );
 }
 
-/// Requests with tokens that were made beforehand, each with a key ID of its
-/// own.
+/// Requests with tokens that each have a key ID of its own.
 struct Flood {
     client: Client,
-    tokens: Vec<String>,
+    claims: Value,
+    key: SigningKey,
+    sent: usize,
 }
 
 impl Flood {
-    fn new(client: Client, claims: &Value, count: usize) -> Self {
-        let key = SigningKey::generate(KeyType::P256);
-        let token = |number: usize| {
-            let header = json!({ "alg": "ES256", "kid": format!("{number}-{}", key.kid()) });
-            assemble(&header, claims, Signer::Key(&key))
-        };
+    fn new(client: Client, claims: Value) -> Self {
         Self {
             client,
-            tokens: (0..count).map(token).collect(),
+            claims,
+            key: SigningKey::generate(KeyType::P256),
+            sent: 0,
         }
     }
 
     /// So many requests at once; their codes.
     async fn wave(&mut self, count: usize) -> Vec<Code> {
-        assert!(count <= self.tokens.len(), "more tokens are needed");
-        let tokens = self.tokens.drain(..count);
-        let answers = tokens.map(|token| {
+        let numbers = self.sent..self.sent + count;
+        self.sent = numbers.end;
+        let answers = numbers.map(|number| {
+            let kid = format!("{number}-{}", self.key.kid());
+            let header = json!({ "alg": "ES256", "kid": kid });
+            let token = assemble(&header, &self.claims, Signer::Key(&self.key));
             let client = self.client.with_token(&token);
             async move { issue(&client).await.expect_err("an unknown key").code() }
         });
