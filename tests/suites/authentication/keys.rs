@@ -20,6 +20,8 @@ use crate::support::Scene;
 const JWKS: &str = "/openid/v1/jwks";
 /// The CA fetches keys at most this often.
 const INTERVAL: Duration = Duration::from_secs(10);
+/// Requests at once.
+const FLOOD: usize = 300;
 
 #[tokio::test]
 async fn a_flood_of_unknown_key_ids_costs_one_refetch() {
@@ -47,20 +49,23 @@ async fn a_flood_of_unknown_key_ids_costs_one_refetch() {
         fetches.len() >= 2,
         "the audit log sees the first fetch and the flood's"
     );
-    let codes = flood.wave(500).await;
-    assert!(
-        refetched.elapsed() < INTERVAL,
-        "too slow to tell: the next refetch was due"
-    );
-    // Nothing is known about a key while no refetch is allowed.
-    assert_eq!((codes.len(), codes), (500, vec![Code::Unavailable; 500]));
+    let codes = flood.wave(FLOOD).await;
     both_accept(&scene.client_of(&web), "a known key beside the flood").await;
     let after = audit.fetches(&api).await;
+    // On a slow machine the next refetch is due before the flood is over; but never two in
+    // one interval.
+    let intervals = refetched.elapsed().as_secs() / INTERVAL.as_secs();
     assert!(
-        refetched.elapsed() < INTERVAL,
-        "too slow to tell: the next refetch was due"
+        after.len() as u64 <= fetches.len() as u64 + intervals,
+        "the flood got more than its one refetch: {after:?}"
     );
-    assert_eq!(after, fetches, "the flood got more than its one refetch");
+    // Nothing is known about a key while no refetch is allowed.
+    let unknown = codes.iter().filter(|code| **code == Code::Unavailable);
+    if intervals == 0 {
+        assert_eq!(unknown.count(), FLOOD);
+    } else {
+        assert!(unknown.count() > FLOOD / 2, "{codes:?}");
+    }
     for pair in after.windows(2) {
         assert!(
             pair[1] - pair[0] > INTERVAL.mul_f32(0.95),
