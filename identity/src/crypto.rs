@@ -23,8 +23,8 @@ use rustls::crypto::ring as rustls_backend;
 
 use backend::rand::SecureRandom as _;
 use backend::signature::{
-    ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P384_SHA384_ASN1_SIGNING, EcdsaKeyPair, KeyPair as _,
-    RSA_PKCS1_SHA256, RsaKeyPair,
+    ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P384_SHA384_ASN1_SIGNING, ED25519, EcdsaKeyPair,
+    Ed25519KeyPair, KeyPair as _, RSA_PKCS1_SHA256, RsaKeyPair, UnparsedPublicKey,
 };
 
 /// A cryptographic operation did not succeed.
@@ -72,6 +72,17 @@ pub fn sha256(bytes: &[u8]) -> [u8; 32] {
     out
 }
 
+/// SHA-256 of these parts, one after the other.
+pub fn sha256_of(parts: &[&[u8]]) -> [u8; 32] {
+    let mut context = backend::digest::Context::new(&backend::digest::SHA256);
+    for part in parts {
+        context.update(part);
+    }
+    let mut out = [0; 32];
+    out.copy_from_slice(context.finish().as_ref());
+    out
+}
+
 /// Random bytes from the provider's generator.
 ///
 /// # Panics
@@ -109,6 +120,58 @@ pub fn verify_signature(
     algorithm
         .verify_signature(key, message, signature)
         .map_err(|_| SignatureError::Invalid)
+}
+
+/// Whether this is an Ed25519 signature (RFC 8032) of this public key.
+pub fn verify_ed25519(public: &[u8; 32], message: &[u8], signature: &[u8]) -> bool {
+    UnparsedPublicKey::new(&ED25519, public.as_slice())
+        .verify(message, signature)
+        .is_ok()
+}
+
+/// An Ed25519 key. Its encoding is wiped when it is dropped.
+pub struct Ed25519Key {
+    pkcs8: Zeroizing<Vec<u8>>,
+    key: Ed25519KeyPair,
+    public: [u8; 32],
+}
+
+impl Ed25519Key {
+    /// A fresh key.
+    pub fn generate() -> Result<Self, CryptoError> {
+        let random = backend::rand::SystemRandom::new();
+        let document =
+            Ed25519KeyPair::generate_pkcs8(&random).map_err(|_| CryptoError::Generate)?;
+        Self::from_pkcs8(document.as_ref())
+    }
+
+    /// From unencrypted PKCS#8 DER with the public key inside (RFC 5958, RFC 8410).
+    pub fn from_pkcs8(der: &[u8]) -> Result<Self, CryptoError> {
+        let key = Ed25519KeyPair::from_pkcs8(der).map_err(|_| CryptoError::Key)?;
+        let public = key.public_key().as_ref().try_into();
+        Ok(Self {
+            pkcs8: Zeroizing::new(der.to_vec()),
+            public: public.map_err(|_| CryptoError::Key)?,
+            key,
+        })
+    }
+
+    /// The key as PKCS#8 DER.
+    pub fn pkcs8(&self) -> &[u8] {
+        &self.pkcs8
+    }
+
+    /// The public key.
+    pub fn public(&self) -> &[u8; 32] {
+        &self.public
+    }
+
+    /// Signs the message; the same message always gets the same signature.
+    pub fn sign(&self, message: &[u8]) -> [u8; 64] {
+        let mut signature = [0; 64];
+        signature.copy_from_slice(self.key.sign(message).as_ref());
+        signature
+    }
 }
 
 /// A P-256 key in PKCS#8 (RFC 5208), with its public key inside.
@@ -223,6 +286,22 @@ mod tests {
     fn sha256_of_abc() {
         let expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
         assert_eq!(hex::encode(sha256(b"abc")), expected);
+        assert_eq!(hex::encode(sha256_of(&[b"a", b"", b"bc"])), expected);
+    }
+
+    #[test]
+    fn an_ed25519_signature_is_of_its_key_and_message_alone() {
+        let key = Ed25519Key::generate().unwrap();
+        let again = Ed25519Key::from_pkcs8(key.pkcs8()).unwrap();
+        assert_eq!(again.public(), key.public());
+        let signature = again.sign(b"message");
+        assert_eq!(signature, key.sign(b"message"));
+        assert!(verify_ed25519(key.public(), b"message", &signature));
+        assert!(!verify_ed25519(key.public(), b"massage", &signature));
+        assert!(!verify_ed25519(key.public(), b"message", &signature[1..]));
+        let other = Ed25519Key::generate().unwrap();
+        assert!(!verify_ed25519(other.public(), b"message", &signature));
+        assert!(Ed25519Key::from_pkcs8(&key.pkcs8()[1..]).is_err());
     }
 
     #[test]
