@@ -18,6 +18,7 @@ mod authentication;
 mod cacerts;
 mod crash;
 mod dev;
+mod documents;
 mod durability;
 mod envoy;
 mod issuance;
