@@ -3,6 +3,7 @@
 //! The cases are compiled against the library that these tests were built with, by
 //! `rustc` alone: nothing is built a second time, and what counts is the error's code
 //! and its place, not the compiler's wording.
+#![allow(clippy::expect_used, reason = "a panic is a failed test")]
 
 use std::{
     env, fs,

@@ -40,12 +40,18 @@ impl Foreign {
             .arg(svid)
             .arg(key)
             .arg(bundle);
-        let process = launch.in_new_files().start(dir);
-        let status = process.wait(Duration::from_secs(20)).await;
-        if !status.success() {
-            return Err(process.log());
-        }
-        Ok(serde_json::from_str(process.output().trim()).expect("a line of JSON"))
+        outcome(launch, dir, Duration::from_secs(20)).await
+    }
+
+    /// `foreign log`: Go's checksum database packages on a log. The line about it, or
+    /// what they object to.
+    pub async fn verify_log(
+        dir: &TestDir,
+        args: &[&str],
+        deadline: Duration,
+    ) -> Result<Value, String> {
+        let launch = Launch::new("foreign-log", part("FOREIGN")).arg("log");
+        outcome(launch.args(args), dir, deadline).await
     }
 
     /// The process.
@@ -80,4 +86,14 @@ impl Foreign {
         )
         .await
     }
+}
+
+/// The one line that a command prints, or what it says when it fails.
+async fn outcome(launch: Launch, dir: &TestDir, deadline: Duration) -> Result<Value, String> {
+    let process = launch.in_new_files().start(dir);
+    let status = process.wait(deadline).await;
+    if !status.success() {
+        return Err(process.log());
+    }
+    Ok(serde_json::from_str(process.output().trim()).expect("a line of JSON"))
 }

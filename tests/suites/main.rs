@@ -23,6 +23,7 @@ mod durability;
 mod envoy;
 mod issuance;
 mod istio;
+mod ledger;
 mod node;
 mod overload;
 mod sds_protocol;

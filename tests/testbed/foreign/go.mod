@@ -2,7 +2,10 @@ module citadel.test/testbed/foreign
 
 go 1.26.0
 
-require github.com/spiffe/go-spiffe/v2 v2.9.0
+require (
+	github.com/spiffe/go-spiffe/v2 v2.9.0
+	golang.org/x/mod v0.43.0
+)
 
 require (
 	github.com/Microsoft/go-winio v0.6.2 // indirect

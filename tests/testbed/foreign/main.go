@@ -1,5 +1,6 @@
-// Command foreign is a client and server built on go-spiffe, whose code shares
-// nothing with ours: what it accepts is what the rest of the world accepts.
+// Command foreign is a client and server built on go-spiffe, and a verifier of
+// logs built on the Go checksum database's packages. Their code shares nothing
+// with ours: what they accept is what the rest of the world accepts.
 // Facts go to standard output, one JSON object a line; the exit code is 0 only
 // when what was asked for happened.
 package main
@@ -14,12 +15,14 @@ const usage = `usage: foreign COMMAND
   source --updates N --timeout D       watch the Workload API
   client --addr HOST:PORT --expect-id ID [--count N | --forever] [--interval D]
   server --listen HOST:PORT --expect-id ID
-The last three find the Workload API by SPIFFE_ENDPOINT_SOCKET.`
+  log --source DIR|URL --key KEY [--entries N] [--older DIR] [--proofs FILE]
+source, client and server find the Workload API by SPIFFE_ENDPOINT_SOCKET.`
 
 var commands = map[string]func([]string) error{
 	"verify": verify,
 	"source": source,
 	"client": client,
+	"log":    verifyLog,
 	"server": server,
 }
 

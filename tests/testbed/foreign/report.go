@@ -32,6 +32,12 @@ type Line struct {
 	Status     int    `json:"status,omitempty"`
 	Address    string `json:"address,omitempty"`
 	Error      string `json:"error,omitempty"`
+
+	Size    int64  `json:"size,omitempty"`
+	Root    string `json:"root,omitempty"`
+	Entries int    `json:"entries,omitempty"`
+	Older   int    `json:"older,omitempty"`
+	Proofs  int    `json:"proofs,omitempty"`
 }
 
 var printing sync.Mutex
