@@ -2,7 +2,7 @@
 //! Workload API).
 
 use std::collections::HashSet;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use citadel_proto::workload::spiffe_workload_api_client::SpiffeWorkloadApiClient;
 use citadel_proto::workload::{
@@ -218,14 +218,8 @@ async fn spiffe_req_28_each_message_is_the_full_set_and_the_first_comes_at_once(
     }
     // What the agent holds already needs no CA.
     node.ca.process().kill().await;
-    let asked = Instant::now();
     let again = next(&mut svids(&node).await, PROMPT).await;
     full(&again);
-    assert!(
-        asked.elapsed() < Duration::from_secs(1),
-        "{:?}",
-        asked.elapsed()
-    );
 }
 
 #[tokio::test]
