@@ -77,6 +77,9 @@ impl Monitor {
                 StoreHealth::NotReady(error) => store.set_not_ready(error.to_string()),
             }
             for (cluster, part) in &clusters {
+                if let Some(skew) = cluster.api().clock_skew() {
+                    self.metrics.clock_skew(cluster.name(), skew);
+                }
                 match Self::problem(cluster) {
                     None => part.set_ready(),
                     Some(problem) => part.set_not_ready(problem),

@@ -144,7 +144,7 @@ pub async fn build(config: Config, parts: Parts) -> Result<Bound, StartError> {
     let metrics = Arc::new(Metrics::register(&mut registry));
     let connection_metrics = ConnectionMetrics::default();
     connection_metrics.register(&mut registry, "citadel_ca");
-    metrics.ca_expiries(keys.root_not_after(), keys.issuer.not_after());
+    metrics.ca_expiries(keys.certificates());
 
     let clusters = match parts.clusters {
         Some(parts) => Clusters::new(parts.into_iter().map(ClusterHandle::new).collect()),
