@@ -217,10 +217,8 @@ pub async fn build(config: Config, parts: Parts) -> Result<Bound, StartError> {
         shutdown: shutdown.signal(),
     }));
     monitor::first_keys(&clusters).await;
-    if let Some((kid, one, other)) = clusters.shared_key() {
-        return Err(StartError::Config(format!(
-            "clusters {one} and {other} share the key {kid}: a token's key must tell its cluster"
-        )));
+    if let Some(shared) = clusters.shared_keys().into_iter().next() {
+        return Err(StartError::Config(shared.to_string()));
     }
 
     let admin_server =
