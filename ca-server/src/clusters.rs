@@ -1,6 +1,8 @@
 //! The clusters whose workloads this CA serves: for each its API, what our watches show of
 //! it, and the keys that verify its tokens.
 
+mod shared;
+
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -14,6 +16,7 @@ use citadel_kubernetes::{
     resolver::{ResolverPolicy, UnknownUidResolver},
 };
 
+pub use self::shared::SharedKey;
 use crate::{authn::keyset::KeySet, caller::Method};
 
 /// How tokens of a cluster are checked.
@@ -184,15 +187,21 @@ impl ClusterHandle {
         if age > self.max_staleness.max(JWKS_REFRESH * 2) {
             return None;
         }
+        Some(self.parsed(&snapshot))
+    }
+
+    /// The keys of the newest JWKS however old it is: enough to know a key as this cluster's,
+    /// not to trust it.
+    fn keys_of_any_age(&self) -> Option<Arc<KeySet>> {
+        self.parsed(self.jwks.current()?.as_ref()).ok()
+    }
+
+    fn parsed(&self, snapshot: &JwksSnapshot) -> Result<Arc<KeySet>, String> {
         if let Some(parsed) = self.keys.load().as_deref()
             && parsed.fetched == snapshot.fetched
         {
-            return Some(parsed.set.clone());
+            return parsed.set.clone();
         }
-        Some(self.parse(&snapshot))
-    }
-
-    fn parse(&self, snapshot: &JwksSnapshot) -> Result<Arc<KeySet>, String> {
         let set = KeySet::parse(&snapshot.json)
             .map(Arc::new)
             .map_err(|error| error.to_string());
@@ -244,22 +253,5 @@ impl Clusters {
             [handle] => Some(handle),
             _ => None,
         }
-    }
-
-    /// A key id that two clusters share: then a token's key would not tell its cluster.
-    pub fn shared_key(&self) -> Option<(String, String, String)> {
-        let mut seen: Vec<(String, String)> = Vec::new();
-        for handle in &self.handles {
-            let Some(Ok(keys)) = handle.keys() else {
-                continue;
-            };
-            for kid in keys.key_ids() {
-                if let Some((_, other)) = seen.iter().find(|(k, c)| k == kid && *c != handle.name) {
-                    return Some((kid.to_owned(), other.clone(), handle.name.clone()));
-                }
-                seen.push((kid.to_owned(), handle.name.clone()));
-            }
-        }
-        None
     }
 }

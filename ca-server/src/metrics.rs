@@ -11,7 +11,8 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
-use time::OffsetDateTime;
+
+use crate::keys::{CaCertificate, Place};
 
 /// A part of the issuance path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
@@ -47,6 +48,13 @@ pub struct Outcome {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct CertificateLabel {
     certificate: &'static str,
+    subject: String,
+    serial: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ClusterLabel {
+    cluster: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -61,7 +69,7 @@ pub struct Metrics {
     requests: Family<Outcome, Counter>,
     issued: Counter,
     queue_waiting: Gauge,
-    clock_skew_ms: Gauge,
+    clock_skew: Family<ClusterLabel, Gauge<f64, AtomicU64>>,
     ca_expiry: Family<CertificateLabel, Gauge>,
     // Istio's counters have no `_total` suffix: as gauges they keep their exact names.
     istio_csrs: Gauge<u64, AtomicU64>,
@@ -103,7 +111,7 @@ impl Metrics {
             requests: Family::default(),
             issued: Counter::default(),
             queue_waiting: Gauge::default(),
-            clock_skew_ms: Gauge::default(),
+            clock_skew: Family::default(),
             ca_expiry: Family::default(),
             istio_csrs: Gauge::default(),
             istio_authentication_failures: Gauge::default(),
@@ -134,9 +142,9 @@ impl Metrics {
             m.queue_waiting.clone(),
         );
         registry.register(
-            "citadel_ca_clock_skew_ms",
-            "The API server's clock minus ours, milliseconds, as its answers show it",
-            m.clock_skew_ms.clone(),
+            "citadel_ca_clock_skew_seconds",
+            "The clock of each cluster's API server minus ours, as its answers show it",
+            m.clock_skew.clone(),
         );
         registry.register(
             "citadel_ca_certificate_expiry_timestamp_seconds",
@@ -219,21 +227,108 @@ impl Metrics {
             .set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
-    /// The API server's clock minus ours.
-    pub fn clock_skew(&self, skew: time::Duration) {
-        self.clock_skew_ms
-            .set(i64::try_from(skew.whole_milliseconds()).unwrap_or(i64::MAX));
+    /// The clock of this cluster's API server minus ours.
+    pub fn clock_skew(&self, cluster: &str, skew: time::Duration) {
+        self.clock_skew
+            .get_or_create_owned(&ClusterLabel {
+                cluster: cluster.to_owned(),
+            })
+            .set(skew.as_seconds_f64());
     }
 
-    /// Expiry of the root and of the issuing certificate.
-    pub fn ca_expiries(&self, root: OffsetDateTime, issuer: OffsetDateTime) {
-        for (certificate, expiry) in [("root", root), ("issuer", issuer)] {
+    /// The CA's own certificates and the roots beside them. What Istio calls the chain ends
+    /// with the root that it leads to; a root that is only trusted can't end it earlier.
+    pub fn ca_expiries(&self, certificates: &[CaCertificate]) {
+        for one in certificates {
             self.ca_expiry
-                .get_or_create(&CertificateLabel { certificate })
-                .set(expiry.unix_timestamp());
+                .get_or_create_owned(&CertificateLabel {
+                    certificate: one.place.name(),
+                    subject: one.subject.clone(),
+                    serial: one.serial.clone(),
+                })
+                .set(one.not_after.unix_timestamp());
         }
-        self.istio_root_expiry.set(root.unix_timestamp());
-        self.istio_chain_expiry
-            .set(root.min(issuer).unix_timestamp());
+        let earliest = |of: &dyn Fn(Place) -> bool| {
+            let expiries = certificates.iter().filter(|one| of(one.place));
+            expiries.map(|one| one.not_after.unix_timestamp()).min()
+        };
+        if let Some(root) = earliest(&|place| place == Place::Root) {
+            self.istio_root_expiry.set(root);
+        }
+        if let Some(chain) = earliest(&|place| place != Place::OtherRoot) {
+            self.istio_chain_expiry.set(chain);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus_client::encoding::text::encode;
+    use time::{Duration, OffsetDateTime};
+
+    use super::*;
+
+    fn shown(use_metrics: impl FnOnce(&Metrics)) -> String {
+        let mut registry = Registry::default();
+        use_metrics(&Metrics::register(&mut registry));
+        let mut text = String::new();
+        encode(&mut text, &registry).unwrap_or_default();
+        text
+    }
+
+    fn certificate(place: Place, serial: &str, seconds: i64) -> CaCertificate {
+        CaCertificate {
+            place,
+            subject: format!("CN={serial}"),
+            serial: serial.into(),
+            not_after: OffsetDateTime::UNIX_EPOCH + Duration::seconds(seconds),
+        }
+    }
+
+    #[test]
+    fn each_certificate_of_the_chain_is_there_and_the_earliest_ends_it() {
+        let text = shown(|metrics| {
+            metrics.ca_expiries(&[
+                certificate(Place::Issuer, "1", 4000),
+                certificate(Place::Intermediate, "2", 3000),
+                certificate(Place::Intermediate, "3", 5000),
+                certificate(Place::Root, "4", 9000),
+                certificate(Place::OtherRoot, "5", 1000),
+            ]);
+        });
+        for line in [
+            r#"citadel_ca_certificate_expiry_timestamp_seconds{certificate="issuer",subject="CN=1",serial="1"} 4000"#,
+            r#"citadel_ca_certificate_expiry_timestamp_seconds{certificate="intermediate",subject="CN=2",serial="2"} 3000"#,
+            r#"citadel_ca_certificate_expiry_timestamp_seconds{certificate="intermediate",subject="CN=3",serial="3"} 5000"#,
+            r#"citadel_ca_certificate_expiry_timestamp_seconds{certificate="root",subject="CN=4",serial="4"} 9000"#,
+            r#"citadel_ca_certificate_expiry_timestamp_seconds{certificate="other_root",subject="CN=5",serial="5"} 1000"#,
+            "citadel_server_cert_chain_expiry_timestamp 3000",
+            "citadel_server_root_cert_expiry_timestamp 9000",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line}: {text}");
+        }
+        // A root that expires before what it signed ends the chain.
+        let text = shown(|metrics| {
+            metrics.ca_expiries(&[
+                certificate(Place::Issuer, "1", 4000),
+                certificate(Place::Root, "2", 2000),
+            ]);
+        });
+        assert!(text.contains("\ncitadel_server_cert_chain_expiry_timestamp 2000\n"));
+    }
+
+    #[test]
+    fn each_cluster_has_its_own_clock() {
+        let text = shown(|metrics| {
+            metrics.clock_skew("east", Duration::milliseconds(-1500));
+            metrics.clock_skew("west", Duration::seconds(40));
+            metrics.clock_skew("west", Duration::ZERO);
+        });
+        for line in [
+            r#"citadel_ca_clock_skew_seconds{cluster="east"} -1.5"#,
+            r#"citadel_ca_clock_skew_seconds{cluster="west"} 0.0"#,
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line}: {text}");
+        }
     }
 }

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use crate::{
     admission::Admission,
-    clusters::{ClusterHandle, Clusters, Mode},
+    clusters::{ClusterHandle, Clusters, Mode, SharedKey},
     metrics::Metrics,
     store::{Store, StoreHealth},
 };
@@ -71,13 +71,24 @@ impl Monitor {
                 (cluster, self.readiness.part(name))
             })
             .collect();
+        let mut known = Vec::new();
         loop {
+            let shared = self.clusters.shared_keys();
+            if shared != known {
+                for one in &shared {
+                    tracing::error!("{one}; tokens of that key are refused for both");
+                }
+                known.clone_from(&shared);
+            }
             match self.store.health() {
                 StoreHealth::Ready => store.set_ready(),
                 StoreHealth::NotReady(error) => store.set_not_ready(error.to_string()),
             }
             for (cluster, part) in &clusters {
-                match Self::problem(cluster) {
+                if let Some(skew) = cluster.api().clock_skew() {
+                    self.metrics.clock_skew(cluster.name(), skew);
+                }
+                match Self::problem(cluster, &shared) {
                     None => part.set_ready(),
                     Some(problem) => part.set_not_ready(problem),
                 }
@@ -90,7 +101,10 @@ impl Monitor {
         }
     }
 
-    fn problem(cluster: &ClusterHandle) -> Option<String> {
+    fn problem(cluster: &ClusterHandle, shared: &[SharedKey]) -> Option<String> {
+        if let Some(shared) = shared.iter().find(|shared| shared.concerns(cluster.name())) {
+            return Some(shared.to_string());
+        }
         if let Err(stale) = cluster.check_fresh() {
             return Some(stale.to_string());
         }

@@ -27,6 +27,7 @@ use rustls::pki_types::CertificateDer;
 use time::OffsetDateTime;
 use tokio::{net::TcpListener, sync::watch};
 use tonic::transport::Server;
+use tonic_health::pb::health_server::HealthServer;
 
 use crate::{
     admission::Admission,
@@ -35,7 +36,7 @@ use crate::{
     clusters::{ClusterHandle, ClusterParts, Clusters},
     config::Config,
     grpc::{
-        AdminAccess, AdminApi, AgentApi, Front, FrontParts, IstioApi, MAX_BATCH_REQUEST,
+        AdminAccess, AdminApi, AgentApi, Front, FrontParts, HealthApi, IstioApi, MAX_BATCH_REQUEST,
         MAX_SINGLE_REQUEST, WorkloadApi,
     },
     issuance::{Issuance, Issuer, Line},
@@ -112,6 +113,7 @@ pub struct Bound {
     pub bundles: Arc<BundleSet>,
     listener: TcpListener,
     admin_server: AdminServer,
+    readiness: Readiness,
     admin_socket: Option<PathBuf>,
     front: Front,
     access: AdminAccess,
@@ -144,7 +146,7 @@ pub async fn build(config: Config, parts: Parts) -> Result<Bound, StartError> {
     let metrics = Arc::new(Metrics::register(&mut registry));
     let connection_metrics = ConnectionMetrics::default();
     connection_metrics.register(&mut registry, "citadel_ca");
-    metrics.ca_expiries(keys.root_not_after(), keys.issuer.not_after());
+    metrics.ca_expiries(keys.certificates());
 
     let clusters = match parts.clusters {
         Some(parts) => Clusters::new(parts.into_iter().map(ClusterHandle::new).collect()),
@@ -215,18 +217,17 @@ pub async fn build(config: Config, parts: Parts) -> Result<Bound, StartError> {
         shutdown: shutdown.signal(),
     }));
     monitor::first_keys(&clusters).await;
-    if let Some((kid, one, other)) = clusters.shared_key() {
-        return Err(StartError::Config(format!(
-            "clusters {one} and {other} share the key {kid}: a token's key must tell its cluster"
-        )));
+    if let Some(shared) = clusters.shared_keys().into_iter().next() {
+        return Err(StartError::Config(shared.to_string()));
     }
 
-    let admin_server = AdminServer::bind(config.admin_listen, readiness, Arc::new(registry))
-        .await
-        .map_err(|error| StartError::Listen {
-            what: "admin_listen".into(),
-            error,
-        })?;
+    let admin_server =
+        AdminServer::bind(config.admin_listen, readiness.clone(), Arc::new(registry))
+            .await
+            .map_err(|error| StartError::Listen {
+                what: "admin_listen".into(),
+                error,
+            })?;
     let front = Front::new(FrontParts {
         authenticator,
         issuance,
@@ -244,6 +245,7 @@ pub async fn build(config: Config, parts: Parts) -> Result<Bound, StartError> {
         bundles,
         listener,
         admin_server,
+        readiness,
         admin_socket: config.admin_socket.clone(),
         front,
         access: settings::admin_access(&config),
@@ -295,16 +297,10 @@ impl Bound {
             self.connection_metrics,
             self.shutdown.signal(),
         );
-        let (health_reporter, health) = tonic_health::server::health_reporter();
-        health_reporter
-            .set_serving::<AgentServiceServer<AgentApi>>()
-            .await;
-        health_reporter
-            .set_serving::<WorkloadServiceServer<WorkloadApi>>()
-            .await;
-        health_reporter
-            .set_serving::<IstioCertificateServiceServer<IstioApi>>()
-            .await;
+        let health = HealthServer::new(HealthApi {
+            ready: self.readiness.subscribe(),
+            shutdown: self.shutdown.signal(),
+        });
 
         let admin_api = || AdminApi {
             front: self.front.clone(),
@@ -319,7 +315,7 @@ impl Bound {
             .http2_keepalive_interval(Some(Duration::from_secs(30)))
             .http2_keepalive_timeout(Some(Duration::from_secs(10)))
             .http2_max_header_list_size(16 * 1024)
-            .add_service(health)
+            .add_service(health.max_decoding_message_size(MAX_SINGLE_REQUEST))
             .add_service(
                 AgentServiceServer::new(AgentApi(self.front.clone()))
                     .max_decoding_message_size(MAX_BATCH_REQUEST),

@@ -41,6 +41,12 @@ pub trait ClusterApi: Send + Sync {
     /// Succeeds if the API server answers at all.
     async fn probe(&self) -> Result<(), ApiError>;
 
+    /// The API server's clock minus ours, as the `Date` of its latest answer showed it, to a
+    /// second. `None` before the first such answer, and where there is no clock but ours.
+    fn clock_skew(&self) -> Option<time::Duration> {
+        None
+    }
+
     /// Makes `root-cert.pem` in a `ConfigMap` hold `pem`, creating the `ConfigMap` where needed.
     async fn write_bundle(
         &self,

@@ -140,11 +140,12 @@ impl Cluster {
                 what,
             });
         }
-        let transport =
-            Transport::new(&access, config.deadline).map_err(|e| ConnectError::Client {
+        let transport = Transport::new(&access, &config.name, config.deadline).map_err(|e| {
+            ConnectError::Client {
                 cluster: cluster(),
                 reason: client_reason(&e),
-            })?;
+            }
+        })?;
         Ok(Arc::new(Self {
             config,
             transport,
@@ -323,6 +324,10 @@ impl ClusterApi for Cluster {
             // Refused or odd, it is an answer.
             Ok(_) | Err(ApiError::Denied { .. } | ApiError::Malformed(_)) => Ok(()),
         }
+    }
+
+    fn clock_skew(&self) -> Option<time::Duration> {
+        self.transport.clock_skew()
     }
 
     async fn write_bundle(

@@ -21,6 +21,7 @@ pub mod records;
 pub mod resolver;
 pub mod review;
 mod singleflight;
+mod skew;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod testing;

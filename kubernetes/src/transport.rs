@@ -14,9 +14,11 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use kube::client::{AuthError, Body, ConfigExt};
 use serde::Deserialize;
+use time::OffsetDateTime;
 use tower::{BoxError, ServiceBuilder};
 
 use crate::api::ApiError;
+use crate::skew::ClockSkew;
 
 /// Largest body of an answer that is read only to learn why a request failed.
 const MAX_ERROR_BODY: usize = 64 * 1024;
@@ -35,6 +37,7 @@ const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
 /// deadline of who asked.
 pub(crate) struct Transport {
     client: kube::Client,
+    skew: ClockSkew,
 }
 
 /// What to ask.
@@ -87,8 +90,12 @@ impl CallError {
 }
 
 impl Transport {
-    /// A client as `config` says; nothing is sent yet.
-    pub(crate) fn new(config: &kube::Config, connect: Duration) -> Result<Self, kube::Error> {
+    /// A client as `config` says; nothing is sent yet. The log names `cluster`.
+    pub(crate) fn new(
+        config: &kube::Config,
+        cluster: &str,
+        connect: Duration,
+    ) -> Result<Self, kube::Error> {
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
@@ -109,6 +116,7 @@ impl Transport {
             .service(http);
         Ok(Self {
             client: kube::Client::new(service, config.default_namespace.clone()),
+            skew: ClockSkew::new(cluster),
         })
     }
 
@@ -125,7 +133,13 @@ impl Transport {
     {
         Self {
             client: kube::Client::new(service, "default"),
+            skew: ClockSkew::new("test"),
         }
+    }
+
+    /// The API server's clock minus ours, as its latest answer showed it.
+    pub(crate) fn clock_skew(&self) -> Option<time::Duration> {
+        self.skew.latest()
     }
 
     /// The body of a successful answer.
@@ -173,11 +187,15 @@ impl Transport {
         let request = request
             .body(content)
             .map_err(|e| CallError::Api(ApiError::Malformed(format!("impossible request: {e}"))))?;
+        let asked = OffsetDateTime::now_utc();
         let answer = self
             .client
             .send(request)
             .await
             .map_err(|e| CallError::Api(unreachable(&e)))?;
+        // Whatever it answers: its clock is its clock.
+        self.skew
+            .note(answer.headers(), asked, OffsetDateTime::now_utc());
         let status = answer.status();
         if status.is_success() {
             return Ok(answer.into_body());

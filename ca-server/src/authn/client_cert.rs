@@ -7,7 +7,10 @@ use prost::Message as _;
 use time::OffsetDateTime;
 
 use super::{Authenticator, AuthnError, Credentials};
-use crate::caller::{Caller, Evidence, Method, Origin, Role};
+use crate::{
+    caller::{Caller, Evidence, Method, Origin, Role},
+    clusters::ClusterHandle,
+};
 
 impl Authenticator {
     pub(super) async fn client_certificate(
@@ -70,14 +73,21 @@ impl Authenticator {
     }
 
     /// Pod, account and node that the chain of renewals rests on must be the same ones still.
-    async fn check_origin(&self, mut origin: Origin) -> Result<Origin, AuthnError> {
+    pub(super) async fn check_origin(&self, mut origin: Origin) -> Result<Origin, AuthnError> {
         if let Some(subject) = origin.subject.take() {
-            let cluster = self.clusters.get(&subject.cluster).ok_or_else(|| {
-                AuthnError::Rejected(format!("there is no cluster {} any more", subject.cluster))
-            })?;
+            let cluster = self.cluster_of_origin(&subject.cluster)?;
             origin.subject = Some(self.check_alive(cluster, subject, true).await?);
         }
+        if let Some((cluster, node)) = &origin.node {
+            Self::check_vouching_node(self.cluster_of_origin(cluster)?, node)?;
+        }
         Ok(origin)
+    }
+
+    fn cluster_of_origin(&self, name: &str) -> Result<&ClusterHandle, AuthnError> {
+        self.clusters
+            .get(name)
+            .ok_or_else(|| AuthnError::Rejected(format!("there is no cluster {name} any more")))
     }
 
     fn role(

@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use citadel_identity::crypto;
 use jsonwebtoken::{
     Algorithm, DecodingKey, Validation,
     jwk::{AlgorithmParameters, EllipticCurve, JwkSet},
@@ -30,11 +32,16 @@ struct Key {
     key: DecodingKey,
 }
 
+/// The public key itself, however it is written and named: SHA-256 of its numbers.
+type Material = [u8; 32];
+
 /// Keys by `kid`. Each key allows one algorithm, so that a token can't choose another.
 pub struct KeySet {
     keys: HashMap<String, Key>,
     /// Keys in the JWKS whose algorithm we can't check: their tokens are not ours to judge.
     unsupported: Vec<String>,
+    /// Of all keys above, by `kid`.
+    materials: HashMap<String, Material>,
 }
 
 impl KeySet {
@@ -43,10 +50,13 @@ impl KeySet {
         let set: JwkSet = serde_json::from_str(json)?;
         let mut keys = HashMap::new();
         let mut unsupported = Vec::new();
+        let mut materials = HashMap::new();
         for jwk in &set.keys {
             let Some(kid) = jwk.common.key_id.clone() else {
                 continue;
             };
+            // Of two keys of one name the last counts, here as below.
+            materials.insert(kid.clone(), material(&jwk.algorithm));
             let algorithm = match &jwk.algorithm {
                 AlgorithmParameters::RSA(_) => Some(Algorithm::RS256),
                 AlgorithmParameters::EllipticCurve(ec) => match ec.curve {
@@ -66,7 +76,11 @@ impl KeySet {
         if keys.is_empty() && unsupported.is_empty() {
             return Err(KeySetError::Empty);
         }
-        Ok(Self { keys, unsupported })
+        Ok(Self {
+            keys,
+            unsupported,
+            materials,
+        })
     }
 
     /// The one algorithm that the key `kid` allows; `None` if there is no such key.
@@ -79,12 +93,17 @@ impl KeySet {
         self.unsupported.iter().any(|known| known == kid)
     }
 
-    /// All key ids: a key under two clusters is an error.
+    /// All key ids.
     pub fn key_ids(&self) -> impl Iterator<Item = &str> {
-        self.keys
-            .keys()
-            .chain(&self.unsupported)
-            .map(String::as_str)
+        self.materials.keys().map(String::as_str)
+    }
+
+    /// Whether the other set has a key of this name, or this key by another name. Whoever
+    /// holds a key signs for every set that it is in, and chooses the name.
+    pub fn shares(&self, kid: &str, other: &Self) -> bool {
+        let own = self.materials.get(kid);
+        other.materials.contains_key(kid)
+            || own.is_some_and(|own| other.materials.values().any(|theirs| theirs == own))
     }
 
     /// Checks signature, `exp`, `nbf` and `aud` of a token with the key `kid`.
@@ -106,4 +125,25 @@ impl KeySet {
         validation.set_required_spec_claims(&["exp", "aud", "iss", "sub"]);
         Ok(jsonwebtoken::decode::<Claims>(token, &key.key, &validation)?.claims)
     }
+}
+
+fn material(parameters: &AlgorithmParameters) -> Material {
+    let parts: Vec<&str> = match parameters {
+        AlgorithmParameters::RSA(rsa) => vec![&rsa.n, &rsa.e],
+        AlgorithmParameters::EllipticCurve(ec) => vec![&ec.x, &ec.y],
+        AlgorithmParameters::OctetKeyPair(pair) => vec![&pair.x],
+        // Of no kind that an API server signs with: as it stands there.
+        other => return crypto::sha256(format!("{other:?}").as_bytes()),
+    };
+    let mut text = Vec::new();
+    for part in parts {
+        // Leading zeros change no number. What is not base64 is no key anyway.
+        let bytes = URL_SAFE_NO_PAD
+            .decode(part)
+            .unwrap_or_else(|_| part.as_bytes().to_vec());
+        let number: Vec<u8> = bytes.into_iter().skip_while(|byte| *byte == 0).collect();
+        text.extend_from_slice(hex::encode(number).as_bytes());
+        text.push(b' ');
+    }
+    crypto::sha256(&text)
 }

@@ -3,7 +3,10 @@
 use citadel_kubernetes::{inventory::Lookup, resolver::Resolved};
 
 use super::{Authenticator, AuthnError};
-use crate::{caller::Subject, clusters::ClusterHandle};
+use crate::{
+    caller::{ObjectRef, Subject},
+    clusters::ClusterHandle,
+};
 
 impl Authenticator {
     /// Checks a subject against the watches; a UID that they never held costs one
@@ -15,9 +18,7 @@ impl Authenticator {
         mut subject: Subject,
         node_too: bool,
     ) -> Result<Subject, AuthnError> {
-        cluster
-            .check_fresh()
-            .map_err(|stale| AuthnError::Unavailable(stale.to_string()))?;
+        check_fresh(cluster)?;
         self.check_account(cluster, &subject).await?;
         if let Some(node_name) = self.check_pod(cluster, &subject).await? {
             match &subject.node {
@@ -29,27 +30,27 @@ impl Authenticator {
                 }
                 Some(_) => {}
                 None => {
-                    subject.node = cluster.inventory().node(&node_name).map(|record| {
-                        crate::caller::ObjectRef {
-                            name: record.name.to_string(),
-                            uid: record.uid.to_string(),
-                        }
+                    let node = cluster.inventory().node(&node_name);
+                    subject.node = node.map(|record| ObjectRef {
+                        name: record.name.to_string(),
+                        uid: record.uid.to_string(),
                     });
                 }
             }
         }
         if node_too && let Some(node) = &subject.node {
-            match cluster.inventory().node(&node.name) {
-                Some(record) if *record.uid == *node.uid => {}
-                _ => {
-                    return Err(AuthnError::rejected(format!(
-                        "node {} with UID {} is gone",
-                        node.name, node.uid
-                    )));
-                }
-            }
+            check_node(cluster, node)?;
         }
         Ok(subject)
+    }
+
+    /// Checks the node whose agent vouches for an identity without a pod.
+    pub(super) fn check_vouching_node(
+        cluster: &ClusterHandle,
+        node: &ObjectRef,
+    ) -> Result<(), AuthnError> {
+        check_fresh(cluster)?;
+        check_node(cluster, node)
     }
 
     async fn check_account(
@@ -115,6 +116,23 @@ impl Authenticator {
             )));
         }
         Ok(record.node.as_deref().map(ToOwned::to_owned))
+    }
+}
+
+fn check_fresh(cluster: &ClusterHandle) -> Result<(), AuthnError> {
+    cluster
+        .check_fresh()
+        .map_err(|stale| AuthnError::Unavailable(stale.to_string()))
+}
+
+/// A record names the node by UID: one that was made again by that name is another one.
+fn check_node(cluster: &ClusterHandle, node: &ObjectRef) -> Result<(), AuthnError> {
+    match cluster.inventory().node(&node.name) {
+        Some(record) if *record.uid == *node.uid => Ok(()),
+        _ => Err(AuthnError::rejected(format!(
+            "node {} with UID {} is gone",
+            node.name, node.uid
+        ))),
     }
 }
 

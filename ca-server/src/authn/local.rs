@@ -115,9 +115,13 @@ impl Authenticator {
             for cluster in mine {
                 match cluster.keys() {
                     Some(Ok(keys)) if keys.algorithm(kid).is_some() => {
+                        self.check_not_shared(cluster, &keys, kid)?;
                         return Ok(Some((cluster, keys)));
                     }
-                    Some(Ok(keys)) if keys.is_unsupported(kid) => return Ok(None),
+                    Some(Ok(keys)) if keys.is_unsupported(kid) => {
+                        self.check_not_shared(cluster, &keys, kid)?;
+                        return Ok(None);
+                    }
                     Some(Ok(_)) => {}
                     Some(Err(reason)) => unusable = Some(reason),
                     None => unusable = Some("the keys were never fetched, or too long ago".into()),
@@ -145,6 +149,19 @@ impl Authenticator {
             }
         }
         Err(AuthnError::rejected("no such key"))
+    }
+
+    /// A key of two clusters tells neither: its tokens wait until an operator has parted them.
+    fn check_not_shared(
+        &self,
+        cluster: &ClusterHandle,
+        keys: &super::keyset::KeySet,
+        kid: &str,
+    ) -> Result<(), AuthnError> {
+        match self.clusters.shared_key(cluster, keys, kid) {
+            None => Ok(()),
+            Some(shared) => Err(AuthnError::Unavailable(shared.to_string())),
+        }
     }
 }
 

@@ -247,3 +247,6 @@ fn same_caller(a: &Caller, b: &Caller) -> bool {
         _ => false,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     authz::{Ask, Wish},
-    issuance::{Item, Svid},
+    issuance::{CSR_ERROR, Item, Svid},
 };
 
 const CREATE_CERTIFICATE: &str = "istio.v1.auth.IstioCertificateService/CreateCertificate";
@@ -45,8 +45,10 @@ impl IstioCertificateService for IstioApi {
                 front.metrics.csrs(1);
                 let caller = front.caller(&credentials, now).await?;
                 let ask = Self::ask(&request)?;
-                let csr = csr::pem_to_der(request.csr.as_bytes())
-                    .map_err(|error| Refusal::invalid(format!("csr: {error}")))?;
+                let csr = csr::pem_to_der(request.csr.as_bytes()).map_err(|error| {
+                    front.metrics.not_signed(CSR_ERROR);
+                    Refusal::invalid(format!("csr: {error}"))
+                })?;
                 let ttl = u64::try_from(request.validity_duration).map_err(|_| {
                     Refusal::invalid("validity_duration: must not be negative; 0 is the default")
                 })?;
@@ -56,13 +58,8 @@ impl IstioCertificateService for IstioApi {
                     previous_serial: None,
                 };
                 let item = Item { ask, wish, csr };
-                match front.issuance.issue(&caller, &item, now).await {
-                    Ok(svid) => Ok(Response::new(self.response(&svid))),
-                    Err(error) => {
-                        front.metrics.not_signed("not_issued");
-                        Err(error.into())
-                    }
-                }
+                let svid = front.issuance.issue(&caller, &item, now).await;
+                Ok(Response::new(self.response(&svid.map_err(Refusal::from)?)))
             })
             .await
     }

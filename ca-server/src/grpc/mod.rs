@@ -3,6 +3,7 @@
 mod admin;
 mod agent;
 mod front;
+mod health;
 mod istio;
 mod refusal;
 mod workload;
@@ -10,6 +11,7 @@ mod workload;
 pub(crate) use admin::{AdminAccess, AdminApi};
 pub(crate) use agent::AgentApi;
 pub(crate) use front::{Front, FrontParts};
+pub(crate) use health::HealthApi;
 pub(crate) use istio::IstioApi;
 pub(crate) use workload::WorkloadApi;
 

@@ -44,3 +44,19 @@ pub enum IssuanceError {
     #[error("store: {0}")]
     Store(#[from] StoreError),
 }
+
+impl IssuanceError {
+    /// The word of Istio's CA for such an error, which its dashboards show.
+    pub fn istio_type(&self) -> &'static str {
+        match self {
+            Self::Csr(_) => CSR_ERROR,
+            Self::Profile(_) | Self::Lint(_) => "CERT_GEN_ERROR",
+            Self::IssuerExpiring(_) | Self::NoIntent | Self::Sign(_) | Self::Store(_) => {
+                "CA_NOT_READY"
+            }
+        }
+    }
+}
+
+/// Istio's word for a CSR that can't be signed.
+pub const CSR_ERROR: &str = "CSR_ERROR";

@@ -80,8 +80,11 @@ impl Issuance {
     /// [`ItemError`]; nothing was released.
     pub async fn issue(&self, caller: &Caller, item: &Item, now: OffsetDateTime) -> Release {
         let _coming = self.line.store.announce();
-        let signed = self.sign(caller, item, now).await?;
-        let mut recorded = self.record(vec![signed]).await?;
+        let recorded = async {
+            let signed = self.sign(caller, item, now).await?;
+            Ok::<_, ItemError>(self.record(vec![signed]).await?)
+        };
+        let mut recorded = recorded.await.inspect_err(|error| self.not_signed(error))?;
         match recorded.pop() {
             Some(recorded) => Ok(self.release(recorded)),
             None => Err(IssuanceError::Store(crate::store::StoreError::Unavailable(
@@ -108,6 +111,7 @@ impl Issuance {
                 Ok(item) => self.sign(caller, &item, now).await,
                 Err(error) => Err(error),
             };
+            let outcome = outcome.inspect_err(|error| self.not_signed(error));
             match outcome {
                 Ok(one) => {
                     signed.push(one);
@@ -133,8 +137,10 @@ impl Issuance {
                 Err(error) => {
                     let error = Arc::new(error);
                     for place in places {
+                        let error = ItemError::Issuance(error.clone());
+                        self.not_signed(&error);
                         if let Some(slot) = results.get_mut(place) {
-                            *slot = Some(Err(ItemError::Issuance(error.clone())));
+                            *slot = Some(Err(error));
                         }
                     }
                 }
@@ -173,6 +179,13 @@ impl Issuance {
         let recorded = Signed::record(signed, &self.line.issuer, self.line.store.as_ref()).await?;
         timer.end();
         Ok(recorded)
+    }
+
+    /// Counts a CSR that was not signed. A denial is not the CSR's fault: Istio counts none.
+    fn not_signed(&self, error: &ItemError) {
+        if let ItemError::Issuance(error) = error {
+            self.metrics.not_signed(error.istio_type());
+        }
     }
 
     fn release(&self, recorded: Recorded) -> Svid {

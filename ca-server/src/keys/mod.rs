@@ -55,7 +55,33 @@ pub struct CaKeys {
     pub signer: Arc<dyn Signer>,
     /// The roots that workloads trust.
     pub bundle: Bundle,
-    root_not_after: OffsetDateTime,
+    certificates: Vec<CaCertificate>,
+}
+
+/// Where a certificate stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// It signs the leaves.
+    Issuer,
+    /// Between the issuer and the root.
+    Intermediate,
+    /// The root that the chain leads to; it may be the issuer itself.
+    Root,
+    /// Another root of the trust bundle.
+    OtherRoot,
+}
+
+/// A certificate of the CA or of its trust bundle, as operators watch it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CaCertificate {
+    /// Where it stands.
+    pub place: Place,
+    /// Its subject (RFC 4514).
+    pub subject: String,
+    /// Its serial in hex.
+    pub serial: String,
+    /// The end of its validity.
+    pub not_after: OffsetDateTime,
 }
 
 /// A key in this process. It signs where it stands: 12 µs with P-256, so that handing the
@@ -81,9 +107,10 @@ impl CaKeys {
         material.into_keys(&config.trust_domain)
     }
 
-    /// When the root that the chain leads to expires.
-    pub fn root_not_after(&self) -> OffsetDateTime {
-        self.root_not_after
+    /// The whole chain, issuer first, then the root that it leads to, then the other roots
+    /// of the trust bundle.
+    pub fn certificates(&self) -> &[CaCertificate] {
+        &self.certificates
     }
 }
 
@@ -106,7 +133,7 @@ impl Material {
                 configured: trust_domain.to_string(),
             });
         }
-        let root_not_after = pem::not_after(self.issuer.root())?;
+        let certificates = described(&self.issuer, &self.roots)?;
         Ok(CaKeys {
             bundle: Bundle {
                 sequence: 1,
@@ -115,8 +142,39 @@ impl Material {
             },
             issuer: self.issuer,
             signer: Arc::new(Local(Arc::new(self.key))),
-            root_not_after,
+            certificates,
         })
+    }
+}
+
+fn described(
+    issuer: &Issuer,
+    roots: &[CertificateDer<'static>],
+) -> Result<Vec<CaCertificate>, KeyError> {
+    let above_issuer = std::iter::repeat(Place::Intermediate);
+    let chain = issuer
+        .chain()
+        .iter()
+        .zip(std::iter::once(Place::Issuer).chain(above_issuer));
+    let others = roots.iter().filter(|root| *root != issuer.root());
+    chain
+        .chain(std::iter::once((issuer.root(), Place::Root)))
+        .chain(others.map(|root| (root, Place::OtherRoot)))
+        .map(|(certificate, place)| pem::describe(certificate, place))
+        .collect()
+}
+
+// === impl Place ===
+
+impl Place {
+    /// As metrics have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Issuer => "issuer",
+            Self::Intermediate => "intermediate",
+            Self::Root => "root",
+            Self::OtherRoot => "other_root",
+        }
     }
 }
 
@@ -145,7 +203,7 @@ impl fmt::Debug for CaKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CaKeys")
             .field("algorithm", &self.signer.algorithm())
-            .field("root_not_after", &self.root_not_after)
+            .field("certificates", &self.certificates)
             .finish_non_exhaustive()
     }
 }

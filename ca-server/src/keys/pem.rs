@@ -4,10 +4,9 @@ use std::path::Path;
 
 use citadel_identity::{key::CaKey, limits, pem};
 use rustls::pki_types::CertificateDer;
-use time::OffsetDateTime;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-use super::KeyError;
+use super::{CaCertificate, KeyError, Place};
 
 /// The certificates of a file; at least one, and nothing else in it.
 pub(super) fn certificates(
@@ -46,9 +45,17 @@ pub(super) fn key(path: &Path, text: &[u8]) -> Result<CaKey, KeyError> {
     })
 }
 
-/// When a certificate expires.
-pub(super) fn not_after(certificate: &CertificateDer<'_>) -> Result<OffsetDateTime, KeyError> {
+/// What an operator wants to know of a CA certificate.
+pub(super) fn describe(
+    certificate: &CertificateDer<'_>,
+    place: Place,
+) -> Result<CaCertificate, KeyError> {
     let (_, parsed) = X509Certificate::from_der(certificate)
-        .map_err(|error| KeyError::Make(format!("the root does not parse: {error}")))?;
-    Ok(parsed.validity().not_after.to_datetime())
+        .map_err(|error| KeyError::Make(format!("the {} does not parse: {error}", place.name())))?;
+    Ok(CaCertificate {
+        place,
+        subject: parsed.subject().to_string(),
+        serial: hex::encode(parsed.raw_serial()),
+        not_after: parsed.validity().not_after.to_datetime(),
+    })
 }

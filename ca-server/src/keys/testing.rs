@@ -6,6 +6,7 @@ use std::{path::Path, process::Command, sync::OnceLock};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use time::{Duration, OffsetDateTime};
 
+use super::{CaCertificate, CaKeys, Place};
 use crate::config::Config;
 
 /// The time of all tests: a whole second, since certificates count those.
@@ -49,6 +50,12 @@ pub(super) fn key(kind: Kind) -> KeyPair {
 pub(super) fn openssl_rsa(bits: u32) -> String {
     let bits = format!("rsa_keygen_bits:{bits}");
     openssl(&["genpkey", "-algorithm", "RSA", "-pkeyopt", &bits])
+}
+
+/// The root that the chain leads to.
+pub(super) fn root_of(keys: &CaKeys) -> &CaCertificate {
+    let mut all = keys.certificates().iter();
+    all.find(|one| one.place == Place::Root).expect("a root")
 }
 
 /// What `openssl` prints.

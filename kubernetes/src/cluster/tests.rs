@@ -358,3 +358,35 @@ async fn a_bad_kubeconfig_is_named_and_not_quoted() {
         "{error}"
     );
 }
+
+#[tokio::test]
+async fn every_answer_shows_the_api_servers_clock() {
+    let (date, dates) = tokio::sync::watch::channel(None);
+    let address = serve(Router::new().fallback(move || {
+        let date: Option<String> = dates.borrow().clone();
+        // No answer that anybody likes, but an answer.
+        let mut answer = StatusCode::INTERNAL_SERVER_ERROR.into_response();
+        if let Some(date) = date {
+            answer.headers_mut().insert("date", date.parse().unwrap());
+        }
+        async { answer }
+    }))
+    .await;
+    let cluster = connect(address).await;
+    assert_eq!(cluster.clock_skew(), None, "nobody was asked");
+    let in_an_hour = time::OffsetDateTime::now_utc() + time::Duration::HOUR;
+    let text = time::macros::format_description!(
+        "[weekday repr:short], [day] [month repr:short] [year] [hour]:[minute]:[second] GMT"
+    );
+    date.send_replace(Some(in_an_hour.format(text).unwrap()));
+    cluster.probe().await.unwrap_err();
+    let skew = cluster.clock_skew().unwrap();
+    assert!(
+        (skew - time::Duration::HOUR).abs() < time::Duration::MINUTE,
+        "{skew}"
+    );
+    // What can't be read changes nothing.
+    date.send_replace(Some("soon".into()));
+    cluster.get_node("n1").await.unwrap_err();
+    assert_eq!(cluster.clock_skew(), Some(skew));
+}

@@ -6,11 +6,13 @@ use std::{
 };
 
 use serde::Serialize;
+use tokio::sync::watch;
 
 /// The readiness of all parts. Clones share one state; no part means ready.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Readiness {
     parts: Arc<Mutex<Vec<PartStatus>>>,
+    ready: watch::Sender<bool>,
 }
 
 /// Where one part reports whether it is ready.
@@ -46,6 +48,7 @@ impl Readiness {
                     part: name,
                     reason: Some("starting".to_owned()),
                 });
+                self.ready.send_replace(false);
                 parts.len() - 1
             });
         PartHandle {
@@ -62,6 +65,11 @@ impl Readiness {
     /// Whether every part is ready.
     pub fn is_ready(&self) -> bool {
         self.lock().iter().all(PartStatus::is_ready)
+    }
+
+    /// Whether every part is ready, as it changes.
+    pub fn subscribe(&self) -> watch::Receiver<bool> {
+        self.ready.subscribe()
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<PartStatus>> {
@@ -94,6 +102,20 @@ impl PartHandle {
             Some(reason) => tracing::warn!(part = status.part, %reason, "not ready"),
         }
         status.reason = reason;
+        let ready = parts.iter().all(PartStatus::is_ready);
+        // Under the lock, so that the last word is the latest state's.
+        self.all
+            .ready
+            .send_if_modified(|was| std::mem::replace(was, ready) != ready);
+    }
+}
+
+impl Default for Readiness {
+    fn default() -> Self {
+        Self {
+            parts: Arc::default(),
+            ready: watch::Sender::new(true),
+        }
     }
 }
 

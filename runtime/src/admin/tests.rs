@@ -102,6 +102,22 @@ async fn readiness_names_each_part_and_its_reason() {
 }
 
 #[tokio::test]
+async fn who_subscribes_hears_of_each_change_of_the_whole() {
+    let readiness = Readiness::new();
+    let mut ready = readiness.subscribe();
+    assert!(*ready.borrow_and_update(), "no part means ready");
+    let (one, other) = (readiness.part("one"), readiness.part("other"));
+    assert!(!*ready.borrow_and_update(), "a part begins not ready");
+    one.set_ready();
+    other.set_not_ready("another reason");
+    assert!(!ready.has_changed().unwrap(), "as a whole still not ready");
+    other.set_ready();
+    assert!(*ready.borrow_and_update());
+    one.set_not_ready("gone");
+    assert!(!*ready.borrow_and_update());
+}
+
+#[tokio::test]
 async fn metrics_are_openmetrics_text() {
     let bench = Bench::new().await;
     let answer = bench.get("/metrics", "*/*").await;

@@ -9,8 +9,10 @@ use tempfile::TempDir;
 use time::Duration;
 
 use crate::keys::{
-    CaKeys, KeyError,
-    testing::{Authority, Cacerts, Kind, authority, config, key, now, openssl, openssl_rsa},
+    CaKeys, KeyError, Place,
+    testing::{
+        Authority, Cacerts, Kind, authority, config, key, now, openssl, openssl_rsa, root_of,
+    },
 };
 
 fn load(cacerts: &Path) -> Result<CaKeys, KeyError> {
@@ -57,7 +59,7 @@ async fn all_kinds_of_keys_are_accepted() {
         assert!(!keys.signer.sign(b"bytes").await.unwrap().is_empty());
         assert_eq!(keys.issuer.chain().len(), 1);
         assert_eq!(keys.bundle.authorities.len(), 1);
-        assert_eq!(keys.root_not_after(), now() + Duration::days(90));
+        assert_eq!(root_of(&keys).not_after, now() + Duration::days(90));
     }
 }
 
@@ -114,6 +116,34 @@ fn chains_of_several_intermediates_and_none_are_accepted() {
             .authorities
             .len(),
         2
+    );
+}
+
+#[test]
+fn every_certificate_is_described() {
+    let root = root();
+    let middle = authority("middle", Kind::P256, Some(&root), |params| {
+        params.not_after = now() + Duration::days(30);
+    });
+    let issuing = issuing(&middle);
+    let next = authority("next", Kind::P256, None, |_| {});
+    let files = Cacerts {
+        chain: format!("{}{}", issuing.pem, middle.pem),
+        root: format!("{}{}", next.pem, root.pem),
+        ..Cacerts::of(&issuing, &root)
+    };
+    let keys = load(written(&files).path()).unwrap();
+    let (soon, late) = (now() + Duration::days(30), now() + Duration::days(90));
+    let all = keys.certificates().iter();
+    assert_eq!(
+        all.map(|one| (one.place, one.subject.as_str(), one.not_after))
+            .collect::<Vec<_>>(),
+        [
+            (Place::Issuer, "CN=issuing", late),
+            (Place::Intermediate, "CN=middle", soon),
+            (Place::Root, "CN=root", late),
+            (Place::OtherRoot, "CN=next", late),
+        ]
     );
 }
 
