@@ -14,7 +14,10 @@ use citadel_kubernetes::{
     resolver::{ResolverPolicy, UnknownUidResolver},
 };
 
-use crate::{authn::keyset::KeySet, caller::Method};
+use crate::{
+    authn::keyset::{KeySet, PublicKey},
+    caller::Method,
+};
 
 /// How tokens of a cluster are checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +70,19 @@ pub struct Stale {
     cluster: String,
     age: String,
     limit: Duration,
+}
+
+/// Two clusters have one key.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "clusters {} and {} share the signing key {kid}, and a token's key must tell its cluster: \
+     give each API server a signing key of its own", clusters[0], clusters[1]
+)]
+pub struct SharedKey {
+    /// The key's name, in one of them at least.
+    pub kid: String,
+    /// The clusters.
+    pub clusters: [String; 2],
 }
 
 /// All clusters, by name.
@@ -246,18 +262,25 @@ impl Clusters {
         }
     }
 
-    /// A key id that two clusters share: then a token's key would not tell its cluster.
-    pub fn shared_key(&self) -> Option<(String, String, String)> {
-        let mut seen: Vec<(String, String)> = Vec::new();
+    /// A key that two clusters share: then a token's key would not tell its cluster. Clusters
+    /// whose keys could not be fetched are left out.
+    pub fn shared_key(&self) -> Option<SharedKey> {
+        let mut seen: Vec<(PublicKey, &str)> = Vec::new();
         for handle in &self.handles {
             let Some(Ok(keys)) = handle.keys() else {
                 continue;
             };
-            for kid in keys.key_ids() {
-                if let Some((_, other)) = seen.iter().find(|(k, c)| k == kid && *c != handle.name) {
-                    return Some((kid.to_owned(), other.clone(), handle.name.clone()));
+            for key in keys.public_keys() {
+                let clash = |(other, cluster): &&(PublicKey, &str)| {
+                    *cluster != handle.name && key.clashes(other)
+                };
+                if let Some((_, other)) = seen.iter().find(clash) {
+                    return Some(SharedKey {
+                        kid: key.kid.clone(),
+                        clusters: [(*other).to_owned(), handle.name.clone()],
+                    });
                 }
-                seen.push((kid.to_owned(), handle.name.clone()));
+                seen.push((key.clone(), &handle.name));
             }
         }
         None

@@ -32,7 +32,7 @@ use crate::{
     admission::Admission,
     authn::Authenticator,
     authz::Policy,
-    clusters::{ClusterHandle, ClusterParts, Clusters},
+    clusters::{ClusterHandle, ClusterParts, Clusters, SharedKey},
     config::Config,
     grpc::{
         AdminAccess, AdminApi, AgentApi, Front, FrontParts, IstioApi, MAX_BATCH_REQUEST,
@@ -74,9 +74,9 @@ pub enum StartError {
     /// The own serving certificate.
     #[error(transparent)]
     Serving(#[from] serving::ServingError),
-    /// The configuration, where only a running server can tell.
-    #[error("{0}")]
-    Config(String),
+    /// Two clusters that tokens could not tell apart.
+    #[error(transparent)]
+    SharedKey(#[from] SharedKey),
     /// The server ended with an error.
     #[error("serving gRPC: {0}")]
     Serve(#[from] tonic::transport::Error),
@@ -215,10 +215,8 @@ pub async fn build(config: Config, parts: Parts) -> Result<Bound, StartError> {
         shutdown: shutdown.signal(),
     }));
     monitor::first_keys(&clusters).await;
-    if let Some((kid, one, other)) = clusters.shared_key() {
-        return Err(StartError::Config(format!(
-            "clusters {one} and {other} share the key {kid}: a token's key must tell its cluster"
-        )));
+    if let Some(shared) = clusters.shared_key() {
+        return Err(StartError::SharedKey(shared));
     }
 
     let admin_server = AdminServer::bind(config.admin_listen, readiness, Arc::new(registry))

@@ -35,6 +35,24 @@ pub struct KeySet {
     keys: HashMap<String, Key>,
     /// Keys in the JWKS whose algorithm we can't check: their tokens are not ours to judge.
     unsupported: Vec<String>,
+    /// What each key is, whatever it is called.
+    public: Vec<PublicKey>,
+}
+
+/// A key's name and its public half.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PublicKey {
+    /// Its `kid`.
+    pub kid: String,
+    /// Type and parameters, as the JWKS spells them.
+    material: Option<String>,
+}
+
+impl PublicKey {
+    /// Whether a token could be of either: equal names or equal keys.
+    pub fn clashes(&self, other: &Self) -> bool {
+        self.kid == other.kid || (self.material.is_some() && self.material == other.material)
+    }
 }
 
 impl KeySet {
@@ -42,11 +60,15 @@ impl KeySet {
     pub fn parse(json: &str) -> Result<Self, KeySetError> {
         let set: JwkSet = serde_json::from_str(json)?;
         let mut keys = HashMap::new();
-        let mut unsupported = Vec::new();
+        let (mut unsupported, mut public) = (Vec::new(), Vec::new());
         for jwk in &set.keys {
             let Some(kid) = jwk.common.key_id.clone() else {
                 continue;
             };
+            public.push(PublicKey {
+                kid: kid.clone(),
+                material: material(&jwk.algorithm),
+            });
             let algorithm = match &jwk.algorithm {
                 AlgorithmParameters::RSA(_) => Some(Algorithm::RS256),
                 AlgorithmParameters::EllipticCurve(ec) => match ec.curve {
@@ -66,7 +88,11 @@ impl KeySet {
         if keys.is_empty() && unsupported.is_empty() {
             return Err(KeySetError::Empty);
         }
-        Ok(Self { keys, unsupported })
+        Ok(Self {
+            keys,
+            unsupported,
+            public,
+        })
     }
 
     /// The one algorithm that the key `kid` allows; `None` if there is no such key.
@@ -79,12 +105,14 @@ impl KeySet {
         self.unsupported.iter().any(|known| known == kid)
     }
 
-    /// All key ids: a key under two clusters is an error.
-    pub fn key_ids(&self) -> impl Iterator<Item = &str> {
-        self.keys
-            .keys()
-            .chain(&self.unsupported)
-            .map(String::as_str)
+    /// Whether the JWKS names `kid`, with any algorithm.
+    pub fn contains(&self, kid: &str) -> bool {
+        self.keys.contains_key(kid) || self.is_unsupported(kid)
+    }
+
+    /// All keys, those too that we can't check: a key under two clusters is an error.
+    pub fn public_keys(&self) -> &[PublicKey] {
+        &self.public
     }
 
     /// Checks signature, `exp`, `nbf` and `aud` of a token with the key `kid`.
@@ -105,5 +133,38 @@ impl KeySet {
         validation.set_audience(audiences);
         validation.set_required_spec_claims(&["exp", "aud", "iss", "sub"]);
         Ok(jsonwebtoken::decode::<Claims>(token, &key.key, &validation)?.claims)
+    }
+}
+
+/// `None` where there is no public half: a secret, or a kind that this version does not know.
+fn material(key: &AlgorithmParameters) -> Option<String> {
+    match key {
+        AlgorithmParameters::RSA(rsa) => Some(format!("RSA {} {}", rsa.n, rsa.e)),
+        AlgorithmParameters::EllipticCurve(ec) => {
+            Some(format!("EC {:?} {} {}", ec.curve, ec.x, ec.y))
+        }
+        AlgorithmParameters::OctetKeyPair(okp) => Some(format!("OKP {:?} {}", okp.curve, okp.x)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn keys(jwks: &str) -> Vec<PublicKey> {
+        KeySet::parse(jwks).unwrap().public_keys().to_vec()
+    }
+
+    #[test]
+    fn a_key_under_another_name_is_the_same_key() {
+        let one = keys(r#"{"keys":[{"kty":"RSA","kid":"a","n":"AQAB","e":"AQAB"}]}"#);
+        let renamed = keys(r#"{"keys":[{"kty":"RSA","kid":"b","n":"AQAB","e":"AQAB"}]}"#);
+        let other = keys(r#"{"keys":[{"kty":"RSA","kid":"b","n":"AQAD","e":"AQAB"}]}"#);
+        let namesake = keys(r#"{"keys":[{"kty":"RSA","kid":"a","n":"AQAD","e":"AQAB"}]}"#);
+        assert!(one[0].clashes(&renamed[0]));
+        assert!(one[0].clashes(&namesake[0]));
+        assert!(!one[0].clashes(&other[0]));
     }
 }
