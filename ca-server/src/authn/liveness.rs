@@ -3,7 +3,10 @@
 use citadel_kubernetes::{inventory::Lookup, resolver::Resolved};
 
 use super::{Authenticator, AuthnError};
-use crate::{caller::Subject, clusters::ClusterHandle};
+use crate::{
+    caller::{ObjectRef, Subject},
+    clusters::ClusterHandle,
+};
 
 impl Authenticator {
     /// Checks a subject against the watches; a UID that they never held costs one
@@ -18,7 +21,11 @@ impl Authenticator {
         cluster
             .check_fresh()
             .map_err(|stale| AuthnError::Unavailable(stale.to_string()))?;
-        self.check_account(cluster, &subject).await?;
+        // A token always names an account; only the record of a mirror pod's SVID has none, and
+        // `check_pod` wants the pod to have none either.
+        if subject.account != ObjectRef::default() || subject.pod.is_none() {
+            self.check_account(cluster, &subject).await?;
+        }
         if let Some(node_name) = self.check_pod(cluster, &subject).await? {
             match &subject.node {
                 Some(node) if node.name != node_name => {
@@ -29,12 +36,13 @@ impl Authenticator {
                 }
                 Some(_) => {}
                 None => {
-                    subject.node = cluster.inventory().node(&node_name).map(|record| {
-                        crate::caller::ObjectRef {
+                    subject.node = cluster
+                        .inventory()
+                        .node(&node_name)
+                        .map(|record| ObjectRef {
                             name: record.name.to_string(),
                             uid: record.uid.to_string(),
-                        }
-                    });
+                        });
                 }
             }
         }
