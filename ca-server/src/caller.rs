@@ -43,7 +43,7 @@ pub enum Method {
 }
 
 /// A Kubernetes object by name and UID.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct ObjectRef {
     /// Its name.
     pub name: String,
@@ -71,7 +71,7 @@ pub struct Subject {
     pub cluster: String,
     /// Namespace of the account.
     pub namespace: String,
-    /// The service account.
+    /// The service account; both parts are empty for a mirror pod, which has none.
     pub account: ObjectRef,
     /// The pod; `None` for unbound tokens.
     pub pod: Option<ObjectRef>,
@@ -250,11 +250,12 @@ impl Origin {
         };
         let node = object(&record.node, &record.node_uid);
         let account = object(&record.service_account, &record.service_account_uid);
-        let subject = account.map(|account| Subject {
+        let pod = object(&record.pod, &record.pod_uid);
+        let subject = (account.is_some() || pod.is_some()).then(|| Subject {
             cluster: record.cluster.clone(),
             namespace: record.namespace.clone(),
-            account,
-            pod: object(&record.pod, &record.pod_uid),
+            account: account.unwrap_or_default(),
+            pod,
             node: node.clone(),
         });
         let vouching_node = match &subject {
@@ -315,11 +316,17 @@ mod tests {
             subject: None,
             node: Some(("default".into(), object("node-1"))),
             entry_id: Some("/unix/alice#1".into()),
-            ..pod_origin
+            ..pod_origin.clone()
         };
         assert_eq!(
             Origin::from_record(&unix_origin.to_record()).unwrap(),
             unix_origin
+        );
+        let mut mirror_origin = pod_origin.clone();
+        mirror_origin.subject.as_mut().unwrap().account = ObjectRef::default();
+        assert_eq!(
+            Origin::from_record(&mirror_origin.to_record()).unwrap(),
+            mirror_origin
         );
         assert!(Origin::from_record(&log::Origin::default()).is_none());
     }

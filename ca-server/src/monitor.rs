@@ -20,8 +20,9 @@ use crate::{
 
 /// Between two looks at every part.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// Between two attempts to write the bundle, when it did not change.
-const BUNDLE_INTERVAL: Duration = Duration::from_secs(300);
+/// Between two writes of the bundle when it did not change: for so long somebody else's edit
+/// stands. The API server stores nothing where nothing differs.
+const BUNDLE_INTERVAL: Duration = Duration::from_secs(30);
 /// How long a start waits for the first keys; without them it goes on, not ready.
 const FIRST_KEYS: Duration = Duration::from_secs(5);
 
@@ -49,11 +50,13 @@ pub(crate) async fn run(monitor: Monitor) {
     );
 }
 
-/// Fetches keys and issuers once, before the first request.
+/// Fetches keys and issuers once, before the first request. One cluster's keys must not be
+/// another's, so that those of clusters with TokenReview are looked at as well, if there are more.
 pub(crate) async fn first_keys(clusters: &Clusters) {
+    let several = clusters.sole().is_none();
     let fetches = clusters
         .iter()
-        .filter(|c| c.mode() == Mode::Local)
+        .filter(|c| several || c.mode() == Mode::Local)
         .map(ClusterHandle::refresh_keys);
     let _ = tokio::time::timeout(FIRST_KEYS, join_all(fetches)).await;
 }

@@ -33,7 +33,7 @@ use crate::{
     admission::Admission,
     authn::Authenticator,
     authz::Policy,
-    clusters::{ClusterHandle, ClusterParts, Clusters},
+    clusters::{ClusterHandle, ClusterParts, Clusters, SharedKey},
     config::Config,
     grpc::{
         AdminAccess, AdminApi, AgentApi, Front, FrontParts, HealthApi, IstioApi, MAX_BATCH_REQUEST,
@@ -75,9 +75,9 @@ pub enum StartError {
     /// The own serving certificate.
     #[error(transparent)]
     Serving(#[from] serving::ServingError),
-    /// The configuration, where only a running server can tell.
-    #[error("{0}")]
-    Config(String),
+    /// Two clusters that tokens could not tell apart.
+    #[error(transparent)]
+    SharedKey(#[from] SharedKey),
     /// The server ended with an error.
     #[error("serving gRPC: {0}")]
     Serve(#[from] tonic::transport::Error),
@@ -218,7 +218,7 @@ pub async fn build(config: Config, parts: Parts) -> Result<Bound, StartError> {
     }));
     monitor::first_keys(&clusters).await;
     if let Some(shared) = clusters.shared_keys().into_iter().next() {
-        return Err(StartError::Config(shared.to_string()));
+        return Err(StartError::SharedKey(shared));
     }
 
     let admin_server =

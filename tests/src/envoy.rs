@@ -36,7 +36,7 @@ impl Envoy {
         let process = Launch::new(name, part("ENVOY"))
             .arg("--config-path")
             .arg(config)
-            .args(["--concurrency", "1", "--log-level", "info"])
+            .args(["--concurrency", "1", "--log-level", "debug"])
             // Two Envoys on one machine would meet in shared memory.
             .arg("--disable-hot-restart")
             .wrapped(wrapper)

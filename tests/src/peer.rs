@@ -2,6 +2,8 @@
 //! own: in the cgroup, the user or the pid namespace that a test wants, and
 //! ended when the test wants. What is sent over the connection is the test's.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -32,6 +34,8 @@ impl Peer {
     pub async fn connect(dir: &TestDir, socket: &Path, wrapper: &[String]) -> Self {
         let relay = dir.join(format!("relay-{}.sock", number()));
         let listener = UnixListener::bind(&relay).expect("a socket for the relay");
+        // The wrapper may make it another user's process.
+        std::fs::set_permissions(&relay, Permissions::from_mode(0o666)).expect("a mode");
         let process = Launch::new("peer", program("citadel-test-peer"))
             .arg("connect")
             .arg(socket)

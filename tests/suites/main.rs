@@ -16,6 +16,7 @@ mod api_server_outage;
 mod attestation;
 mod authentication;
 mod cacerts;
+mod clusters;
 mod crash;
 mod dev;
 mod documents;

@@ -93,6 +93,11 @@ impl KeySet {
         self.unsupported.iter().any(|known| known == kid)
     }
 
+    /// Whether the JWKS names `kid`, with any algorithm.
+    pub fn contains(&self, kid: &str) -> bool {
+        self.materials.contains_key(kid)
+    }
+
     /// All key ids.
     pub fn key_ids(&self) -> impl Iterator<Item = &str> {
         self.materials.keys().map(String::as_str)

@@ -1,10 +1,13 @@
 //! Local validation of service-account tokens with the cluster's own keys.
 
+use std::sync::Arc;
+
 use citadel_kubernetes::jwks::RefetchOutcome;
 
 use super::{
     Authenticator, AuthnError,
     claims::{self, Claims, Header},
+    keyset::KeySet,
 };
 use crate::{
     caller::{BearerToken, ObjectRef, Subject},
@@ -37,28 +40,7 @@ impl Authenticator {
                 "the token has critical header extensions",
             ));
         }
-        let is_local = |cluster: &&ClusterHandle| cluster.mode() == Mode::Local;
-        if let Some(cluster) = self
-            .clusters
-            .iter()
-            .filter(is_local)
-            .find(|c| !c.knows_issuer())
-        {
-            // Until the issuer is known nothing can be called foreign.
-            cluster.refresh_keys().await;
-            if !cluster.knows_issuer() {
-                return Err(AuthnError::Unavailable(format!(
-                    "the issuer of cluster {} is not known yet",
-                    cluster.name()
-                )));
-            }
-        }
-        let mine: Vec<&ClusterHandle> = self
-            .clusters
-            .iter()
-            .filter(is_local)
-            .filter(|c| c.is_issuer(&claims.iss))
-            .collect();
+        let mine = self.of_issuer(&claims.iss).await?;
         if mine.is_empty() {
             return Ok(Verdict::NotMine(format!(
                 "issuer {:.200} is not ours",
@@ -76,22 +58,29 @@ impl Authenticator {
             .kid
             .as_deref()
             .ok_or_else(|| AuthnError::rejected("the token names no key (kid)"))?;
-        let Some((cluster, keys)) = self.find_key(&mine, kid).await? else {
+        let many = self.clusters.sole().is_none();
+        let named = cluster_id.filter(|_| many);
+        let Some((cluster, keys)) = self.find_key(&mine, kid, named).await? else {
+            return Ok(Verdict::NotMine(format!(
+                "key {kid:.100} is of no cluster whose tokens are checked here"
+            )));
+        };
+        if named.is_some_and(|name| name != cluster.name()) {
+            return Err(AuthnError::rejected(
+                "clusterid names another cluster than the token's key",
+            ));
+        }
+        if keys.is_unsupported(kid) {
             return Ok(Verdict::NotMine(
                 "the key's algorithm can't be checked here".into(),
             ));
-        };
+        }
         // The key decides the algorithm; `alg` can only agree.
         if keys.algorithm(kid).map(|a| format!("{a:?}")).as_deref() != Some(header.alg.as_str()) {
             return Err(AuthnError::rejected(format!(
                 "algorithm {:.20} is not that of key {kid:.100}",
                 header.alg
             )));
-        }
-        if self.clusters.sole().is_none() && cluster_id.is_some_and(|id| id != cluster.name()) {
-            return Err(AuthnError::rejected(
-                "clusterid names another cluster than the token's key",
-            ));
         }
         let claims = keys
             .verify(token.expose(), kid, &self.audiences)
@@ -102,38 +91,68 @@ impl Authenticator {
         })
     }
 
-    /// The cluster whose keys include `kid`; `None` if one lists it with an algorithm that we
-    /// can't check. An unknown `kid` costs one refetch, shared and rate-limited.
+    /// The clusters with local validation.
+    fn locals(&self) -> impl Iterator<Item = &ClusterHandle> {
+        let is_local = |cluster: &&ClusterHandle| cluster.mode() == Mode::Local;
+        self.clusters.iter().filter(is_local)
+    }
+
+    /// A cluster whose tokens can't be told from foreign ones yet.
+    fn without_issuer(&self) -> Option<&ClusterHandle> {
+        self.locals().find(|cluster| !cluster.knows_issuer())
+    }
+
+    /// The clusters with local validation whose issuer this is.
+    async fn of_issuer(&self, issuer: &str) -> Result<Vec<&ClusterHandle>, AuthnError> {
+        let mine = || self.locals().filter(|c| c.is_issuer(issuer)).collect();
+        let known: Vec<&ClusterHandle> = mine();
+        if !known.is_empty() {
+            return Ok(known);
+        }
+        for cluster in self.locals().filter(|c| !c.knows_issuer()) {
+            cluster.refresh_keys().await;
+        }
+        let known = mine();
+        match self.without_issuer() {
+            Some(cluster) if known.is_empty() => Err(issuer_unknown(cluster)),
+            _ => Ok(known),
+        }
+    }
+
+    /// The cluster whose keys include `kid`. An unknown `kid` costs one refetch, shared and
+    /// rate-limited; after that it is refused. It is no cluster's here only if the caller
+    /// `named` one whose API server judges its tokens itself.
     async fn find_key<'a>(
         &self,
         mine: &[&'a ClusterHandle],
         kid: &str,
-    ) -> Result<Option<(&'a ClusterHandle, std::sync::Arc<super::keyset::KeySet>)>, AuthnError>
-    {
+        named: Option<&str>,
+    ) -> Result<Option<(&'a ClusterHandle, Arc<KeySet>)>, AuthnError> {
         for attempt in 0..2 {
             let mut unusable = None;
             for cluster in mine {
                 match cluster.keys() {
-                    Some(Ok(keys)) if keys.algorithm(kid).is_some() => {
+                    Some(Ok(keys)) if keys.contains(kid) => {
                         self.check_not_shared(cluster, &keys, kid)?;
                         return Ok(Some((cluster, keys)));
-                    }
-                    Some(Ok(keys)) if keys.is_unsupported(kid) => {
-                        self.check_not_shared(cluster, &keys, kid)?;
-                        return Ok(None);
                     }
                     Some(Ok(_)) => {}
                     Some(Err(reason)) => unusable = Some(reason),
                     None => unusable = Some("the keys were never fetched, or too long ago".into()),
                 }
             }
+            let reviews = named.and_then(|name| self.clusters.get(name));
+            if reviews.is_some_and(|cluster| cluster.mode() == Mode::TokenReview) {
+                return Ok(None);
+            }
             if attempt == 1 {
-                return match unusable {
-                    Some(reason) => Err(AuthnError::Unavailable(reason)),
-                    None => Err(AuthnError::rejected(format!(
-                        "no key {kid:.100} in a fresh JWKS"
-                    ))),
-                };
+                return Err(match (unusable, self.without_issuer()) {
+                    (Some(reason), _) => AuthnError::Unavailable(reason),
+                    (None, Some(cluster)) => issuer_unknown(cluster),
+                    (None, None) => {
+                        AuthnError::rejected(format!("no key {kid:.100} in a fresh JWKS"))
+                    }
+                });
             }
             for cluster in mine {
                 match cluster.refresh_keys().await {
@@ -155,7 +174,7 @@ impl Authenticator {
     fn check_not_shared(
         &self,
         cluster: &ClusterHandle,
-        keys: &super::keyset::KeySet,
+        keys: &KeySet,
         kid: &str,
     ) -> Result<(), AuthnError> {
         match self.clusters.shared_key(cluster, keys, kid) {
@@ -163,6 +182,13 @@ impl Authenticator {
             Some(shared) => Err(AuthnError::Unavailable(shared.to_string())),
         }
     }
+}
+
+fn issuer_unknown(cluster: &ClusterHandle) -> AuthnError {
+    AuthnError::Unavailable(format!(
+        "the issuer of cluster {} is not known yet",
+        cluster.name()
+    ))
 }
 
 /// Whom verified claims name. `sub` and the private claim must say the same.

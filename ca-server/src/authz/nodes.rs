@@ -298,21 +298,26 @@ fn subject_of(
     pod: &PodRecord,
     node: &ObjectRef,
 ) -> Result<Subject, Denied> {
-    let account = handle
-        .inventory()
-        .account(&pod.namespace, &pod.account)
-        .ok_or_else(|| {
+    let account_uid = if pod.is_mirror {
+        // The API server lets no mirror pod name an account: what an entry gives it rests on
+        // the pod alone.
+        String::new()
+    } else {
+        let account = handle.inventory().account(&pod.namespace, &pod.account);
+        let account = account.ok_or_else(|| {
             Denied::NotEntitled(format!(
                 "there is no account {}/{}",
                 pod.namespace, pod.account
             ))
         })?;
+        account.uid.to_string()
+    };
     Ok(Subject {
         cluster: handle.name().to_owned(),
         namespace: pod.namespace.to_string(),
         account: ObjectRef {
             name: pod.account.to_string(),
-            uid: account.uid.to_string(),
+            uid: account_uid,
         },
         pod: Some(ObjectRef {
             name: pod.name.to_string(),

@@ -11,12 +11,15 @@ use serde_json::{Value, json};
 use super::{ApiError, ApiServer, TokenRequest};
 use crate::dir::TestDir;
 
+/// The `ConfigMap` that carries the CA's bundle.
+const BUNDLE: &str = "citadel-bundle";
+
 /// A service account of the CA, with no more rights than a deployment gives.
 #[derive(Clone, Debug)]
 pub struct Access {
     /// The kubeconfig file.
     pub kubeconfig: PathBuf,
-    /// The account's namespace, where it may write `ConfigMaps`.
+    /// The account's namespace, where it may write the `ConfigMap` of its bundle.
     pub namespace: String,
     /// The account's name.
     pub account: String,
@@ -64,7 +67,8 @@ impl ApiServer {
             { "nonResourceURLs": ["/openid/v1/jwks", "/.well-known/openid-configuration"], "verbs": ["get"] },
         ]);
         let at_home = json!([
-            { "apiGroups": [""], "resources": ["configmaps"], "verbs": ["get", "create", "update", "patch"] },
+            // Server-side apply: a patch, that creates it where needed.
+            { "apiGroups": [""], "resources": ["configmaps"], "resourceNames": [BUNDLE], "verbs": ["create", "patch"] },
         ]);
         let home = format!("{rbac}/namespaces/{namespace}");
         for (path, object) in [

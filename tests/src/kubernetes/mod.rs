@@ -1,6 +1,7 @@
 //! A real Kubernetes API server on a real etcd, and what tests put into it.
 
 mod access;
+mod audit;
 mod certificates;
 mod client;
 mod fixtures;
@@ -11,6 +12,7 @@ mod signing;
 mod tokens;
 
 pub use access::Access;
+pub use audit::Audit;
 pub use client::ApiError;
 pub use fixtures::AgentPod;
 pub use jwt::{Signer, assemble, claims_of, header_of};

@@ -24,6 +24,8 @@ pub struct Options {
     pub issuer: String,
     /// What signs its tokens.
     pub key_type: KeyType,
+    /// A key in place of a fresh one of `key_type`.
+    pub signing_key: Option<SigningKey>,
     /// Further flags.
     pub flags: Vec<String>,
 }
@@ -33,6 +35,7 @@ impl Default for Options {
         Self {
             issuer: "https://kubernetes.default.svc.cluster.local".into(),
             key_type: KeyType::Rsa2048,
+            signing_key: None,
             flags: Vec::new(),
         }
     }
@@ -74,7 +77,8 @@ impl ApiServer {
     pub async fn start_with(options: Options) -> Self {
         let dir = TestDir::new("kube");
         let root_pem = certificates::make(&dir);
-        let key = SigningKey::generate(options.key_type);
+        let fresh = || SigningKey::generate(options.key_type);
+        let key = options.signing_key.clone().unwrap_or_else(fresh);
         dir.write("sa.key", key.private_pem());
         dir.write("sa.pub", key.public_pem());
         let admin_token = secrets::random_token("API server administrator");

@@ -29,6 +29,13 @@ pub struct SigningKey {
     kid: String,
 }
 
+/// Its name alone.
+impl std::fmt::Debug for SigningKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "SigningKey({})", self.kid)
+    }
+}
+
 impl SigningKey {
     /// Makes one.
     pub fn generate(kind: KeyType) -> Self {

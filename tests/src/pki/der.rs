@@ -13,10 +13,14 @@ pub mod tag {
     pub const SET: u8 = 0x31;
     /// `[0]` constructed: a request's attributes.
     pub const CONTEXT_0: u8 = 0xa0;
+    /// `[1]` of a general name: an email address.
+    pub const EMAIL: u8 = 0x81;
     /// `[2]` of a general name: a DNS name.
     pub const DNS_NAME: u8 = 0x82;
     /// `[6]` of a general name: a URI.
     pub const URI: u8 = 0x86;
+    /// `[7]` of a general name: an IP address, 4 or 16 bytes.
+    pub const IP_ADDRESS: u8 = 0x87;
 }
 
 /// One element.

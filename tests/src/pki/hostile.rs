@@ -49,12 +49,13 @@ impl Hostile {
 }
 
 /// Well-formed requests, with a proven key, that want things that are not
-/// theirs to want. A CA may refuse one; a certificate for it holds nothing of
-/// what it wants.
+/// theirs to want. A certificate for one holds nothing of what it wants.
 pub fn greedy() -> Vec<Hostile> {
     let with = |extension: Vec<u8>| Builder::default().extension(extension).build();
     let uri = |uri: &str| der::element(tag::URI, uri.as_bytes());
     let dns = |name: &str| der::element(tag::DNS_NAME, name.as_bytes());
+    let ip = |address: &[u8]| der::element(tag::IP_ADDRESS, address);
+    let email = |address: &str| der::element(tag::EMAIL, address.as_bytes());
     let names = |names: &[Vec<u8>]| der::extension(SUBJECT_ALT_NAME, false, &der::sequence(names));
     let twice = Builder::default()
         .extension(ca_true())
@@ -86,6 +87,21 @@ pub fn greedy() -> Vec<Hostile> {
         ),
         Hostile::new("a DNS name", &with(names(&[dns("db.shop.svc")]))),
         Hostile::new("a wildcard DNS name", &with(names(&[dns("*.example.org")]))),
+        Hostile::new("an IPv4 address", &with(names(&[ip(&[10, 96, 0, 1])]))),
+        Hostile::new("an IPv6 address", &with(names(&[ip(&[0xfd; 16])]))),
+        Hostile::new(
+            "an email address",
+            &with(names(&[email("root@example.org")])),
+        ),
+        Hostile::new(
+            "a name of every kind",
+            &with(names(&[
+                uri("spiffe://example.org/ns/kube-system/sa/admin"),
+                dns("kubernetes.default.svc"),
+                ip(&[127, 0, 0, 1]),
+                email("admin@example.org"),
+            ])),
+        ),
         Hostile::new(
             "a subject",
             &Builder::default().common_name("admin").build(),

@@ -282,23 +282,6 @@ fn front_pod(name: &str) -> Pod {
 }
 
 #[tokio::test]
-async fn a_mirror_pod_has_no_account() {
-    let scene = Scene::start().await;
-    let agent = scene.agent("mirror-1").await;
-    scene.api.ensure_namespace("mirrors").await;
-    let mirror = Pod::mirror("mirrors", "static-mirror-1", "mirror-1", "0123456789abcdef");
-    let uid = scene.api.create_pod(&mirror).await;
-    wait::until("the pod is seen", SEEN, async || {
-        let error = agent.one(AgentClient::pod_item(&uid)).await.unwrap_err();
-        (error.retry_after_ms == 0).then_some(())
-    })
-    .await;
-    scene
-        .refuses_item(DENIED, "mirror pod", &agent, AgentClient::pod_item(&uid))
-        .await;
-}
-
-#[tokio::test]
 async fn no_template_yields_what_is_reserved() {
     for template in [
         "/citadel/{account}",

@@ -1,6 +1,7 @@
 //! A workload's own token in metadata.
 
 use citadel_tests::cgroup::Version;
+use citadel_tests::client::Admin;
 use citadel_tests::dir::TestDir;
 use citadel_tests::peer::Peer;
 use tonic::Code;
@@ -22,10 +23,13 @@ async fn a_relayed_token_of_another_pod_than_the_peer_s_is_refused() {
         .await
         .expect("its own token");
     assert_eq!(ids, [pods[0].spiffe_id()]);
+    let admin = Admin::of(&node.ca);
+    let size = admin.size().await;
     let refused = fetch(peer.channel(), Some(&other))
         .await
         .expect_err("another pod's token");
     assert_eq!(refused.code(), Code::PermissionDenied, "{refused:?}");
+    assert_eq!(admin.size().await, size, "something was issued");
     let lines = node.refusals();
     let line = lines.last().expect("a line for it");
     assert!(
@@ -39,6 +43,7 @@ async fn a_relayed_token_of_another_pod_than_the_peer_s_is_refused() {
         .await
         .expect("a pod of this node");
     assert_eq!(ids, [pods[1].spiffe_id()]);
+    let size = admin.size().await;
     let far = elsewhere[0].token().await;
     let refused = fetch(outside.channel(), Some(&far))
         .await
@@ -49,4 +54,9 @@ async fn a_relayed_token_of_another_pod_than_the_peer_s_is_refused() {
         .await
         .expect_err("no pod, no token");
     assert_eq!(refused.code(), Code::PermissionDenied, "{refused:?}");
+    assert_eq!(admin.size().await, size, "something was issued");
+    assert!(
+        admin.list(&elsewhere[0].spiffe_id(), 1, 0).await.is_empty(),
+        "the other node's pod has no certificate"
+    );
 }

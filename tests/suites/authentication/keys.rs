@@ -1,12 +1,10 @@
 //! A flood of tokens that name keys nobody has.
 
-use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use citadel_tests::client::Client;
-use citadel_tests::dir::TestDir;
 use citadel_tests::kubernetes::{
-    ApiServer, KeyType, Options, Signer, SigningKey, assemble, claims_of,
+    ApiServer, Audit, KeyType, Options, Signer, SigningKey, assemble, claims_of,
 };
 use citadel_tests::wait;
 use serde_json::{Value, json};
@@ -25,7 +23,7 @@ const FLOOD: usize = 300;
 
 #[tokio::test]
 async fn a_flood_of_unknown_key_ids_costs_one_refetch() {
-    let audit = Audit::new();
+    let audit = Audit::of(&json!({ "nonResourceURLs": [JWKS] }));
     let api = ApiServer::start_with(Options {
         flags: audit.flags(),
         ..Default::default()
@@ -44,19 +42,19 @@ async fn a_flood_of_unknown_key_ids_costs_one_refetch() {
         codes.contains(&Code::Unauthenticated).then(Instant::now)
     })
     .await;
-    let fetches = audit.fetches(&api).await;
+    let before = fetches(&audit, &api).await;
     assert!(
-        fetches.len() >= 2,
+        before.len() >= 2,
         "the audit log sees the first fetch and the flood's"
     );
     let codes = flood.wave(FLOOD).await;
     both_accept(&scene.client_of(&web), "a known key beside the flood").await;
-    let after = audit.fetches(&api).await;
+    let after = fetches(&audit, &api).await;
     // On a slow machine the next refetch is due before the flood is over; but never two in
     // one interval.
     let intervals = refetched.elapsed().as_secs() / INTERVAL.as_secs();
     assert!(
-        after.len() as u64 <= fetches.len() as u64 + intervals,
+        after.len() as u64 <= before.len() as u64 + intervals,
         "the flood got more than its one refetch: {after:?}"
     );
     // Nothing is known about a key while no refetch is allowed.
@@ -121,72 +119,18 @@ impl Flood {
     }
 }
 
-/// The API server's own record of who asked for what.
-struct Audit {
-    policy: PathBuf,
-    log: PathBuf,
-}
-
-impl Audit {
-    fn new() -> Self {
-        let dir = TestDir::new("audit");
-        let policy = json!({
-            "apiVersion": "audit.k8s.io/v1",
-            "kind": "Policy",
-            "rules": [
-                { "level": "Metadata", "nonResourceURLs": [JWKS], "omitStages": ["RequestReceived"] },
-                { "level": "None" },
-            ],
-        });
-        Self {
-            policy: dir.write("policy.yaml", policy.to_string()),
-            log: dir.join("audit.json"),
-        }
-    }
-
-    fn flags(&self) -> Vec<String> {
-        let flag = |name: &str, path: &Path| format!("--audit-{name}={}", path.display());
-        vec![
-            flag("policy-file", &self.policy),
-            flag("log-path", &self.log),
-            "--audit-log-mode=blocking".into(),
-        ]
-    }
-
-    /// When the CA fetched the keys. A request of our own marks the end: what
-    /// came before it is written once it is.
-    async fn fetches(&self, api: &ApiServer) -> Vec<OffsetDateTime> {
-        let ours = self.lines("system:masters").len();
-        api.request(http::Method::GET, JWKS, None)
-            .await
-            .expect("the keys");
-        wait::until(
-            "our own request is in the audit log",
-            Duration::from_secs(10),
-            async || (self.lines("system:masters").len() > ours).then_some(()),
-        )
+/// When the CA fetched the keys.
+async fn fetches(audit: &Audit, api: &ApiServer) -> Vec<OffsetDateTime> {
+    let ours = async {
+        let answer = api.request(http::Method::GET, JWKS, None).await;
+        answer.expect("the keys");
+    };
+    let events = audit
+        .requests_of("system:serviceaccounts:citadel-system", ours)
         .await;
-        let times = self
-            .lines("system:serviceaccounts:citadel-system")
-            .into_iter()
-            .map(|event| {
-                let time = event["requestReceivedTimestamp"].as_str().expect("a time");
-                OffsetDateTime::parse(time, &Rfc3339).expect("a time")
-            });
-        times.collect()
-    }
-
-    fn lines(&self, group: &str) -> Vec<Value> {
-        let text = std::fs::read_to_string(&self.log).unwrap_or_default();
-        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-        let events = whole
-            .lines()
-            .map(|line| serde_json::from_str(line).expect("JSON"));
-        events
-            .filter(|event: &Value| {
-                let groups = event["user"]["groups"].as_array().expect("groups");
-                event["requestURI"] == JWKS && groups.iter().any(|one| one == group)
-            })
-            .collect()
-    }
+    let times = events.into_iter().map(|event| {
+        let time = event["requestReceivedTimestamp"].as_str().expect("a time");
+        OffsetDateTime::parse(time, &Rfc3339).expect("a time")
+    });
+    times.collect()
 }

@@ -1,6 +1,7 @@
 //! Who is believed to be who, and who is not: by both services that take a
 //! workload's own credential.
 
+mod admin_socket;
 mod certificates;
 mod keys;
 mod liveness;

@@ -92,7 +92,7 @@ async fn what_does_not_fit_is_refused_before_anything_else_is_answered() {
 
 #[tokio::test]
 async fn every_request_of_other_nodes_succeeds_beside_a_flooding_one() {
-    let scene = Scene::with(|ca| ca.set("limits", limits()).set("log.level", "info")).await;
+    let scene = Scene::with(|ca| ca.set("limits", limits())).await;
     let flooding = scene.agent("flooding-1").await;
     let pod = scene.pod("flood", "web", "web-1", "flooding-1").await;
     scene.seen_by(&flooding, &pod).await;

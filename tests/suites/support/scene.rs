@@ -65,12 +65,22 @@ impl<'a> Scene<'a> {
 
     /// On any API server, with these settings of the cluster.
     pub(crate) async fn with_cluster(api: &'a ApiServer, settings: Value) -> Self {
+        Self::with_cluster_and(api, settings, |ca| ca).await
+    }
+
+    /// The same with other settings of the CA too.
+    pub(crate) async fn with_cluster_and(
+        api: &'a ApiServer,
+        settings: Value,
+        change: impl FnOnce(CaBuilder) -> CaBuilder,
+    ) -> Self {
         let dir = TestDir::new("ca");
         let access = api.ca_access("citadel-system", &dir).await;
         let mut cluster = json!({ "name": "default", "kubeconfig": access.kubeconfig });
         let settings = settings.as_object().expect("a map").clone();
         cluster.as_object_mut().expect("a map").extend(settings);
-        Self::of(api, CaBuilder::with_clusters(dir, json!([cluster]))).await
+        let ca = CaBuilder::with_clusters(dir, json!([cluster]));
+        Self::of(api, change(ca)).await
     }
 
     async fn of(api: &'a ApiServer, ca: CaBuilder) -> Self {

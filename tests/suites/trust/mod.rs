@@ -1,6 +1,7 @@
 //! Whom an agent takes for its CA: only a server with the CA's own SPIFFE ID that
 //! chains to its first trust. Everybody else gets neither token nor request.
 
+mod configmap;
 mod impostor;
 
 use std::path::Path;
