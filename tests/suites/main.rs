@@ -23,6 +23,7 @@ mod envoy;
 mod issuance;
 mod istio;
 mod node;
+mod operations;
 mod overload;
 mod sds_protocol;
 mod secrets;
