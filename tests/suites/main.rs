@@ -26,6 +26,7 @@ mod issuance;
 mod istio;
 mod ledger;
 mod node;
+mod operations;
 mod overload;
 mod sds_protocol;
 mod secrets;

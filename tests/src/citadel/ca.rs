@@ -237,6 +237,11 @@ impl Ca {
         http::get(self.admin, "/readyz").await
     }
 
+    /// What `/livez` says; `None` when nobody answers.
+    pub async fn livez(&self) -> Option<http::Answer> {
+        http::get(self.admin, "/livez").await
+    }
+
     /// What `/metrics` says.
     pub async fn metrics(&self) -> String {
         http::get(self.admin, "/metrics")

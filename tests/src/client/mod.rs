@@ -22,6 +22,9 @@ use citadel_proto::v1::{
 use tonic::metadata::AsciiMetadataValue;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status, Streaming};
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
 pub use admin::{Admin, Record};
 pub use certificate::{Certificate, Grants, to_pem};
@@ -210,6 +213,21 @@ impl Client {
             .get_server_info(self.request(GetServerInfoRequest {}))
             .await?
             .into_inner())
+    }
+
+    /// `grpc.health.v1.Health/Check`; the empty name is the server as a whole.
+    pub async fn health(&self, service: &str) -> Result<ServingStatus, Status> {
+        let mut health = HealthClient::new(self.channel.clone());
+        let service = service.into();
+        let request = self.request(HealthCheckRequest { service });
+        Ok(health.check(request).await?.into_inner().status())
+    }
+
+    /// `grpc.health.v1.Health/Watch` of the server as a whole.
+    pub async fn watch_health(&self) -> Result<Streaming<HealthCheckResponse>, Status> {
+        let mut health = HealthClient::new(self.channel.clone());
+        let request = self.request(HealthCheckRequest::default());
+        Ok(health.watch(request).await?.into_inner())
     }
 
     /// The same connection with another token.

@@ -5,13 +5,14 @@ use std::time::Duration;
 use citadel_proto::log::Authority;
 use citadel_proto::v1::issue_item::Subject;
 use citadel_proto::v1::issue_result::Outcome;
-use citadel_proto::v1::{EntriesUpdate, EntrySubject, PodSubject};
+use citadel_proto::v1::{EntriesUpdate, EntrySubject, IssueBatchRequest, PodSubject};
 use citadel_tests::client::{Grants, Identity};
 use citadel_tests::dir::TestDir;
 use citadel_tests::kubernetes::Pod;
 use citadel_tests::pki::csr;
 use citadel_tests::process::Launch;
 use citadel_tests::wait;
+use prost::Message;
 use serde_json::json;
 use tonic::Code;
 
@@ -152,6 +153,75 @@ async fn a_batch_is_answered_item_by_item() {
         .unwrap();
     assert_eq!(answer.results.len(), 256);
     assert_eq!(scene.admin.size().await, size + 2 + 256);
+}
+
+#[tokio::test]
+async fn a_batch_of_more_than_a_mebibyte_is_not_even_read() {
+    const LIMIT: usize = 1 << 20;
+    let scene = Scene::start().await;
+    let agent = scene.agent("large-1").await;
+    // An item's CSR fills the request; it is no CSR, which is said of the item alone.
+    let filled = |bytes: usize| {
+        let mut request = IssueBatchRequest {
+            items: vec![AgentClient::pod_item(&agent.pod.uid)],
+        };
+        request.items[0].csr = vec![0; bytes];
+        let more = request.encoded_len() - bytes;
+        request.items[0].csr.truncate(bytes - more);
+        assert_eq!(request.encoded_len(), bytes);
+        request.items
+    };
+    let size = scene.admin.size().await;
+    let answer = agent.client.batch(filled(LIMIT)).await.unwrap();
+    let Some(Outcome::Error(error)) = &answer.results[0].outcome else {
+        panic!("{answer:?}");
+    };
+    assert_eq!(Code::from(error.code), Code::InvalidArgument, "{error:?}");
+    assert!(error.message.contains("csr"), "{error:?}");
+
+    let status = agent.client.batch(filled(LIMIT + 1)).await.unwrap_err();
+    assert_eq!(status.code(), Code::OutOfRange, "{status:?}");
+    assert!(status.message().contains("1048576"), "{status:?}");
+    assert_eq!(scene.admin.size().await, size);
+    let item = AgentClient::pod_item(&agent.pod.uid);
+    agent.one(item).await.expect("the connection lives on");
+    assert_eq!(agent.client.seen().handshakes().len(), 1);
+}
+
+#[tokio::test]
+async fn an_identity_without_a_pod_ends_with_its_node() {
+    let entry = json!([{
+        "id": "/unix/alice", "nodes": ["default/vouch-1"], "selectors": ["unix:uid:1000"],
+    }]);
+    let scene = Scene::with(|ca| ca.set("entries", entry)).await;
+    let agent = scene.agent("vouch-1").await;
+    let update = agent.client.entries().await.unwrap().message().await;
+    let entry_id = update.unwrap().unwrap().entries[0].entry_id.clone();
+    let subject = EntrySubject {
+        entry_id,
+        ..Default::default()
+    };
+    let request = csr::plain();
+    let item = AgentClient::item_for(Subject::Entry(subject), &request);
+    let svid = agent.one(item).await.unwrap();
+    let identity = Identity::new(&svid, &request);
+    let client = scene.client().identity(&identity).build();
+    // While the node lives it is who it says, but renews through the agent alone.
+    let alive = client.issue(&csr::plain()).await.unwrap_err();
+    assert_eq!(alive.code(), DENIED, "{alive:?}");
+
+    // A node that is made again by that name is another one.
+    scene.api.delete_node("vouch-1").await;
+    scene.api.create_node("vouch-1").await;
+    wait::until("the CA has noticed", SEEN, async || {
+        let status = client.issue(&csr::plain()).await.unwrap_err();
+        (status.code() == Code::Unauthenticated).then_some(())
+    })
+    .await;
+    let gone = "node vouch-1 with UID";
+    scene
+        .refuses(Code::Unauthenticated, gone, client.issue(&csr::plain()))
+        .await;
 }
 
 #[tokio::test]

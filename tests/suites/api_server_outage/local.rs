@@ -9,6 +9,7 @@ use citadel_tests::pki::csr;
 use citadel_tests::wait;
 use serde_json::json;
 use tonic::{Code, Status};
+use tonic_health::pb::health_check_response::ServingStatus;
 
 use super::life::{BEAT, Life};
 use crate::support::{AgentClient, Scene, certificate_request, shows_refusal};
@@ -21,6 +22,13 @@ const SLACK: Duration = Duration::from_secs(4);
 /// After it is back: the watches' longest pause between two attempts, and more.
 const RECOVERY: Duration = Duration::from_secs(30);
 const BETWEEN: Duration = Duration::from_millis(250);
+/// By their names in gRPC; the empty one is the server as a whole.
+const SERVICES: [&str; 4] = [
+    "",
+    "citadel.v1.AgentService",
+    "citadel.v1.WorkloadService",
+    "istio.v1.auth.IstioCertificateService",
+];
 
 /// How the API server is away.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -49,6 +57,10 @@ async fn issuance_outlives(outage: Outage) {
     for (what, answer) in callers.ask().await {
         answer.unwrap_or_else(|status| panic!("{what}: {status:?}"));
     }
+    let nobody = scene.client().build();
+    let mut health = nobody.watch_health().await.unwrap();
+    let mut next_health = async || health.message().await.unwrap().unwrap().status();
+    assert_eq!(next_health().await, ServingStatus::Serving);
     let unknown = scene
         .client()
         .token(&unknown_pods_token(&api, &callers))
@@ -105,7 +117,25 @@ async fn issuance_outlives(outage: Outage) {
             .filter(|answer| answer.status != 200)
     })
     .await;
-    assert!(ready.body.contains("cluster default"), "{}", ready.body);
+    assert_eq!(ready.status, 503);
+    assert!(
+        ready
+            .body
+            .contains("cluster default: not ready: what the watches show")
+            && ready.body.contains("store: ready"),
+        "{}",
+        ready.body
+    );
+    // gRPC hears the same, of each service; the process itself is as alive as before.
+    assert_eq!(next_health().await, ServingStatus::NotServing);
+    for service in SERVICES {
+        let status = nobody.health(service).await.unwrap();
+        assert_eq!(status, ServingStatus::NotServing, "{service}");
+    }
+    assert_eq!(
+        scene.ca.livez().await.map(|answer| answer.status),
+        Some(200)
+    );
 
     match outage {
         Outage::Stopped => api.start_again().await,
@@ -123,6 +153,11 @@ async fn issuance_outlives(outage: Outage) {
     .await;
     scene.ca.wait_ready().await;
     assert_eq!(scene.ca.process().pid(), pid, "without a restart");
+    assert_eq!(next_health().await, ServingStatus::Serving);
+    for service in SERVICES {
+        let status = nobody.health(service).await.unwrap();
+        assert_eq!(status, ServingStatus::Serving, "{service}");
+    }
     // The watches go on: what happens now is seen.
     api.delete_pod("outage", "web-1").await;
     wait::until("a deletion is seen", SLACK, async || {

@@ -10,15 +10,7 @@ use std::time::Duration;
 use citadel_tests::citadel::Ca;
 use citadel_tests::wait;
 
-/// A gauge or counter of the CA, by its name in `/metrics`.
-async fn metric(ca: &Ca, name: &str) -> f64 {
-    let metrics = ca.metrics().await;
-    let line = metrics
-        .lines()
-        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    let value = line.unwrap_or_else(|| panic!("no {name} in {metrics}"));
-    value.trim().parse().expect("a number")
-}
+use crate::support::metric;
 
 /// Waits until so many requests are in the CA's queue.
 async fn waiting(ca: &Ca, count: u32) {

@@ -7,6 +7,7 @@ use citadel_tests::kubernetes::ApiServer;
 use citadel_tests::pki::csr;
 use nix::sys::signal::Signal;
 use serde_json::json;
+use tonic_health::pb::health_check_response::ServingStatus;
 
 use super::waiting;
 use crate::support::{Scene, certificate_request};
@@ -47,6 +48,11 @@ async fn sigterm_loses_no_accepted_request() {
     }
     let fresh = api.token("sigterm", "web", "web-1").await;
 
+    let nobody = scene.client().build();
+    let mut health = nobody.watch_health().await.unwrap();
+    let serving = health.message().await.unwrap().unwrap().status();
+    assert_eq!(serving, ServingStatus::Serving);
+
     api.pause().await;
     let asked: Vec<_> = (0..REQUESTS)
         .map(|number| {
@@ -74,6 +80,11 @@ async fn sigterm_loses_no_accepted_request() {
             line.contains("shutting down")
         })
         .await;
+    // Who asks how it is, on a connection that stands, hears it while requests are served
+    // still, and then no more.
+    let draining = health.message().await.unwrap().unwrap().status();
+    assert_eq!(draining, ServingStatus::NotServing);
+    assert!(health.message().await.unwrap().is_none());
     // From now on nobody new gets in.
     let late = scene
         .client_of(&web)
@@ -118,6 +129,7 @@ async fn an_open_stream_does_not_keep_the_ca_from_ending() {
     let agent = scene.agent("sigterm-1").await;
     let mut bundles = agent.client.bundles().await.unwrap();
     let mut entries = agent.client.entries().await.unwrap();
+    let mut health = agent.client.watch_health().await.unwrap();
     bundles
         .message()
         .await
@@ -128,6 +140,7 @@ async fn an_open_stream_does_not_keep_the_ca_from_ending() {
         .await
         .unwrap()
         .expect("the entries at once");
+    health.message().await.unwrap().expect("health at once");
     scene.ca.process().signal(Signal::SIGTERM);
     let status = scene.ca.process().wait(Duration::from_secs(10)).await;
     assert_eq!(status.code(), Some(0), "{}", scene.ca.log());

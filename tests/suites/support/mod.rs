@@ -2,11 +2,13 @@
 //! on it, and what each refusal has to look like.
 
 mod istio;
+mod metrics;
 mod refused;
 mod scene;
 mod svid;
 
 pub(crate) use istio::{certificate_request, roots_of, with_metadata};
+pub(crate) use metrics::{metric, series};
 pub(crate) use refused::shows_refusal;
 pub(crate) use scene::{AgentClient, Scene, Workload};
 pub(crate) use svid::{check_leaf, verify_with_openssl};
