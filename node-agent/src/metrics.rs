@@ -113,8 +113,8 @@ impl Metrics {
         self.inner.attestation_failures.inc();
     }
 
-    pub(crate) fn peer(&self, attested: bool) {
-        let outcome = if attested { "attested" } else { "refused" };
+    /// `attested`, `refused` (and told so) or `dropped`.
+    pub(crate) fn peer(&self, outcome: &'static str) {
         self.inner.peers.get_or_create(&Outcome { outcome }).inc();
     }
 
@@ -176,7 +176,7 @@ mod tests {
         metrics.holding(3, Some(1_800_000_000));
         metrics.renewed();
         metrics.renewal_failed(true);
-        metrics.peer(false);
+        metrics.peer("refused");
         metrics.refused();
         metrics.clock_skew(-1.5);
         let stream = metrics.streaming("sds");
