@@ -191,10 +191,6 @@ impl Bound {
         self.shutdown
             .spawn(self.identities.manager.clone().run(signal()));
         self.shutdown.spawn(self.admin_server.serve(signal()));
-        self.shutdown.spawn(ask_anew_when_entries_change(
-            self.identities.clone(),
-            signal(),
-        ));
         let sds = Sds {
             identities: self.identities.clone(),
             metrics: self.metrics.clone(),
@@ -239,20 +235,4 @@ fn router(limits: &Limits, sds: Sds, workload_api: WorkloadApi) -> Router {
         .add_service(
             SpiffeWorkloadApiServer::new(workload_api).max_decoding_message_size(MAX_REQUEST),
         )
-}
-
-async fn ask_anew_when_entries_change(
-    identities: Identities,
-    shutdown: citadel_runtime::ShutdownSignal,
-) {
-    let mut entries = identities.entries.clone();
-    loop {
-        tokio::select! {
-            () = shutdown.wait() => return,
-            changed = entries.changed() => match changed {
-                Ok(()) => identities.manager.entries_changed(),
-                Err(_) => return,
-            },
-        }
-    }
 }

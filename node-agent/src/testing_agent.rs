@@ -130,7 +130,6 @@ impl TestAgent {
                 update,
                 &trust_domain(),
             ))));
-        self.world.manager.entries_changed();
     }
 }
 
