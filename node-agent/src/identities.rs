@@ -5,20 +5,25 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use citadel_identity::{TrustDomain, bundle::BundleSet};
 use futures::future::select_all;
-use tokio::sync::watch;
+use rand::Rng;
+use tokio::{sync::watch, time::Instant};
 
 use crate::{
     attest::{Peer, cgroup::PodUid, relayed::RelayedToken},
     ca_client::Entries,
-    secrets::{Full, SecretKey, SecretManager, State, Subscription, Svid, Wanted},
+    secrets::{NotNow, SecretKey, SecretManager, State, Subscription, Svid, Wanted},
 };
 
 /// How long a caller is kept waiting for its first answer before it is told that
 /// nothing is ready.
 pub const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How often a view that found no room looks again.
-const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// When a view that was put off looks again.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// When a view looks again for what the CA refused, give or take a tenth: the pod's
+/// labels or the CA's policy may have changed.
+const REFUSED_LOOK_AGAIN: Duration = Duration::from_mins(1);
 
 /// Where identities come from. Clones share everything.
 #[derive(Clone)]
@@ -41,8 +46,12 @@ pub struct View {
     peer: Arc<Peer>,
     relayed: Option<RelayedToken>,
     secrets: Vec<Secret>,
-    full: bool,
-    /// The entries changed and the choice has not been made anew yet.
+    /// Why something that the peer may have is not even asked for yet.
+    put_off: Option<Arc<str>>,
+    /// Why something is not among `secrets` any more.
+    refused: Option<Arc<str>>,
+    look_again: Option<Instant>,
+    /// The choice has to be made anew, and has not been yet.
     stale: bool,
 }
 
@@ -84,7 +93,9 @@ impl Identities {
             peer,
             relayed,
             secrets: Vec::new(),
-            full: false,
+            put_off: None,
+            refused: None,
+            look_again: None,
             stale: true,
         };
         view.choose().await;
@@ -97,7 +108,7 @@ impl View {
     pub fn snapshot(&self) -> Snapshot {
         let mut svids = Vec::new();
         let mut waiting: Option<Arc<str>> = None;
-        let mut denied: Option<Arc<str>> = None;
+        let mut denied = self.refused.clone();
         let mut has_default = true;
         for secret in &self.secrets {
             match &*secret.state.borrow() {
@@ -119,8 +130,8 @@ impl View {
         if self.from.entries.borrow().is_none() && self.waits_for_entries() {
             waiting.get_or_insert_with(|| "the CA has not sent this node's entries yet".into());
         }
-        if self.full {
-            waiting.get_or_insert_with(|| Full.to_string().into());
+        if let Some(reason) = &self.put_off {
+            waiting.get_or_insert_with(|| Arc::clone(reason));
         }
         let standing = match (waiting, svids.is_empty()) {
             (Some(reason), _) => Standing::Waiting(reason),
@@ -145,23 +156,47 @@ impl View {
             let Identities {
                 entries, bundles, ..
             } = &mut self.from;
-            let secrets = self.secrets.iter_mut().map(|s| Box::pin(s.state.changed()));
-            let any_secret = async {
-                if secrets.len() == 0 {
-                    std::future::pending::<()>().await;
+            let any_secret = any_changed(&mut self.secrets);
+            let look_again = self.look_again;
+            let look_again = async {
+                match look_again {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
                 }
-                or_never(select_all(secrets).await.0).await;
             };
             self.stale = tokio::select! {
                 changed = entries.changed() => { or_never(changed).await; true }
                 changed = bundles.changed() => { or_never(changed).await; false }
-                () = any_secret => false,
-                () = tokio::time::sleep(LOOK_AGAIN), if self.full => true,
+                // An answer makes room for the next question.
+                () = any_secret => self.put_off.is_some(),
+                () = look_again => true,
             };
+            self.let_go();
         }
         if self.stale {
             self.choose().await;
         }
+    }
+
+    /// Lets go of what was refused: those subscriptions have ended.
+    fn let_go(&mut self) {
+        let Self {
+            secrets,
+            refused,
+            look_again,
+            ..
+        } = self;
+        secrets.retain(|secret| {
+            let State::Denied(reason) = &*secret.state.borrow() else {
+                return true;
+            };
+            // What is said of the account explains more than what is said of an entry.
+            if refused.is_none() || !matches!(secret.key, SecretKey::Entry { .. }) {
+                *refused = Some(Arc::clone(reason));
+            }
+            look_again.get_or_insert_with(after_a_refusal);
+            false
+        });
     }
 
     /// The peer.
@@ -183,23 +218,35 @@ impl View {
     async fn choose(&mut self) {
         let wanted = self.wanted().await;
         let mut old: Vec<Secret> = std::mem::take(&mut self.secrets);
-        self.full = false;
+        (self.put_off, self.refused, self.look_again) = (None, None, None);
         let mut seen = HashSet::new();
         for wanted in wanted {
             if !seen.insert(wanted.key.clone()) {
                 continue;
             }
-            if let Some(at) = old.iter().position(|secret| secret.key == wanted.key) {
+            let kept = |secret: &Secret| {
+                secret.key == wanted.key && !matches!(&*secret.state.borrow(), State::Denied(_))
+            };
+            if let Some(at) = old.iter().position(kept) {
                 self.secrets.push(old.swap_remove(at));
                 continue;
             }
             let key = wanted.key.clone();
-            if let Ok(state) = self.from.manager.subscribe(wanted) {
-                self.secrets.push(Secret { key, state });
-            } else {
-                tracing::warn!(peer = self.peer.describe(), "{Full}");
-                self.full = true;
+            match self.from.manager.subscribe(wanted) {
+                Ok(state) => self.secrets.push(Secret { key, state }),
+                Err(NotNow::Refused(reason)) => {
+                    self.refused.get_or_insert(reason);
+                }
+                Err(not_now) => {
+                    self.put_off
+                        .get_or_insert_with(|| not_now.to_string().into());
+                }
             }
+        }
+        if self.put_off.is_some() {
+            self.look_again = Some(Instant::now() + LOOK_AGAIN);
+        } else if self.refused.is_some() {
+            self.look_again = Some(after_a_refusal());
         }
         self.stale = false;
     }
@@ -210,6 +257,8 @@ impl View {
         let mut wanted = Vec::new();
         let account = |key, token| Wanted {
             key,
+            principal: Arc::clone(self.peer.principal()),
+            revision: 0,
             spiffe_id: None,
             ttl_seconds,
             token,
@@ -242,6 +291,8 @@ impl View {
                 entry_id: entry.entry_id.clone(),
                 pod_uid: pod.map(|uid| uid.as_str().to_owned()),
             },
+            principal: Arc::clone(self.peer.principal()),
+            revision: entries.revision,
             spiffe_id: Some(entry.spiffe_id.clone()),
             // The entry's own lifetime is the CA's to apply.
             ttl_seconds,
@@ -249,6 +300,28 @@ impl View {
         }));
         wanted
     }
+}
+
+/// Resolves when one of them changed.
+fn any_changed(secrets: &mut [Secret]) -> impl Future<Output = ()> + '_ {
+    let changes: Vec<_> = secrets
+        .iter_mut()
+        .map(|secret| Box::pin(change_of(&mut secret.state)))
+        .collect();
+    async {
+        if changes.is_empty() {
+            std::future::pending::<()>().await;
+        }
+        select_all(changes).await;
+    }
+}
+
+async fn change_of(state: &mut Subscription) {
+    or_never(state.changed().await).await;
+}
+
+fn after_a_refusal() -> Instant {
+    Instant::now() + REFUSED_LOOK_AGAIN.mul_f64(0.9 + 0.2 * rand::rng().random::<f64>())
 }
 
 /// The other side ended: nothing changes any more.

@@ -35,7 +35,7 @@ use citadel_runtime::{
 use envoy_types::pb::envoy::service::secret::v3::secret_discovery_service_server::SecretDiscoveryServiceServer;
 use prometheus_client::registry::Registry;
 use tokio::net::UnixListener;
-use tonic::transport::Server;
+use tonic::transport::{Server, server::Router};
 
 use crate::{
     attest::{Attestor, proc::Proc},
@@ -51,9 +51,9 @@ use crate::{
     workload_api::WorkloadApi,
 };
 
-/// The largest request, in bytes: an SDS request with all its names, Envoy's node and
-/// its metadata.
-const MAX_REQUEST: usize = 1024 * 1024;
+/// The largest message of a client, in bytes: an SDS request with its names, Envoy's node
+/// and its metadata takes a few thousand.
+const MAX_REQUEST: usize = 64 * 1024;
 
 /// How long open requests may take once the shutdown has begun.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -96,6 +96,9 @@ pub enum StartError {
     /// See [`SocketError`].
     #[error(transparent)]
     Socket(#[from] SocketError),
+    /// The system does not let the socket be watched.
+    #[error("the socket can't be watched for connections: {0}")]
+    Accept(#[source] io::Error),
     /// The admin port can't be bound.
     #[error("admin_listen: {0}")]
     Admin(#[source] io::Error),
@@ -166,10 +169,7 @@ pub async fn build(config: Config, parts: Parts) -> Result<Bound, StartError> {
         listener,
         placed,
         admin_server,
-        attestor: Attestor {
-            proc: Proc::new(&settings.proc_root),
-            cgroup_root: settings.cgroup_root,
-        },
+        attestor: Attestor::new(Proc::new(&settings.proc_root), settings.cgroup_root),
         limits: settings.limits,
         metrics,
         session,
@@ -191,10 +191,6 @@ impl Bound {
         self.shutdown
             .spawn(self.identities.manager.clone().run(signal()));
         self.shutdown.spawn(self.admin_server.serve(signal()));
-        self.shutdown.spawn(ask_anew_when_entries_change(
-            self.identities.clone(),
-            signal(),
-        ));
         let sds = Sds {
             identities: self.identities.clone(),
             metrics: self.metrics.clone(),
@@ -211,16 +207,9 @@ impl Bound {
             &self.limits,
             &self.metrics,
             signal(),
-        );
-        let server = Server::builder()
-            .max_concurrent_streams(self.limits.streams_per_connection)
-            .http2_keepalive_interval(Some(Duration::from_secs(60)))
-            .add_service(
-                SecretDiscoveryServiceServer::new(sds).max_decoding_message_size(MAX_REQUEST),
-            )
-            .add_service(
-                SpiffeWorkloadApiServer::new(workload_api).max_decoding_message_size(MAX_REQUEST),
-            )
+        )
+        .map_err(StartError::Accept)?;
+        let server = router(&self.limits, sds, workload_api)
             .serve_with_incoming_shutdown(incoming, signal().wait_owned());
         let mut server = std::pin::pin!(server);
         let served = tokio::select! {
@@ -237,18 +226,13 @@ impl Bound {
     }
 }
 
-async fn ask_anew_when_entries_change(
-    identities: Identities,
-    shutdown: citadel_runtime::ShutdownSignal,
-) {
-    let mut entries = identities.entries.clone();
-    loop {
-        tokio::select! {
-            () = shutdown.wait() => return,
-            changed = entries.changed() => match changed {
-                Ok(()) => identities.manager.entries_changed(),
-                Err(_) => return,
-            },
-        }
-    }
+/// Both services, within the limits of one connection.
+fn router(limits: &Limits, sds: Sds, workload_api: WorkloadApi) -> Router {
+    Server::builder()
+        .max_concurrent_streams(limits.streams_per_connection)
+        .http2_keepalive_interval(Some(Duration::from_secs(60)))
+        .add_service(SecretDiscoveryServiceServer::new(sds).max_decoding_message_size(MAX_REQUEST))
+        .add_service(
+            SpiffeWorkloadApiServer::new(workload_api).max_decoding_message_size(MAX_REQUEST),
+        )
 }

@@ -8,6 +8,8 @@ use prometheus_client::{
     registry::Registry,
 };
 
+use crate::ca_client::Entries;
+
 /// The agent's metrics. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub struct Metrics {
@@ -17,6 +19,7 @@ pub struct Metrics {
 #[derive(Debug, Default)]
 struct Inner {
     identities: Gauge,
+    entries: Family<Outcome, Gauge>,
     next_expiry: Gauge,
     renewals: Family<Outcome, Counter>,
     attestation_failures: Counter,
@@ -44,6 +47,11 @@ impl Metrics {
         let m = &self.inner;
         let registry = registry.sub_registry_with_prefix("citadel_agent");
         registry.register("identities", "Identities held", m.identities.clone());
+        registry.register(
+            "entries",
+            "Entries of this node: those that are ignored nobody gets; the log says why",
+            m.entries.clone(),
+        );
         registry.register(
             "next_expiry_timestamp_seconds",
             "When the first of the certificates held ends, seconds since the epoch; 0 without any",
@@ -94,6 +102,19 @@ impl Metrics {
         self.inner.next_expiry.set(next_expiry.unwrap_or(0));
     }
 
+    pub(crate) fn entries(&self, entries: &Entries) {
+        for (outcome, count) in [
+            ("served", entries.list.len()),
+            ("ignored", entries.ignored.len()),
+        ] {
+            let count = i64::try_from(count).unwrap_or(i64::MAX);
+            self.inner
+                .entries
+                .get_or_create(&Outcome { outcome })
+                .set(count);
+        }
+    }
+
     pub(crate) fn renewed(&self) {
         self.inner
             .renewals
@@ -113,8 +134,8 @@ impl Metrics {
         self.inner.attestation_failures.inc();
     }
 
-    pub(crate) fn peer(&self, attested: bool) {
-        let outcome = if attested { "attested" } else { "refused" };
+    /// `attested`, `refused` (and told so) or `dropped`.
+    pub(crate) fn peer(&self, outcome: &'static str) {
         self.inner.peers.get_or_create(&Outcome { outcome }).inc();
     }
 
@@ -176,7 +197,8 @@ mod tests {
         metrics.holding(3, Some(1_800_000_000));
         metrics.renewed();
         metrics.renewal_failed(true);
-        metrics.peer(false);
+        metrics.peer("refused");
+        metrics.entries(&Entries::default());
         metrics.refused();
         metrics.clock_skew(-1.5);
         let stream = metrics.streaming("sds");
@@ -192,6 +214,7 @@ mod tests {
             "citadel_agent_renewals_total{outcome=\"ok\"} 1",
             "citadel_agent_renewals_total{outcome=\"denied\"} 1",
             "citadel_agent_peers_total{outcome=\"refused\"} 1",
+            "citadel_agent_entries{outcome=\"ignored\"} 0",
             "citadel_agent_sds_nacks_total 1",
             "citadel_agent_clock_skew_seconds -1.5",
             "citadel_agent_streams{protocol=\"sds\"} 1",

@@ -192,8 +192,9 @@ struct Fake {
     modes: HashMap<String, Mode>,
     lifetime: Duration,
     assign_slots: bool,
-    /// How long a call takes.
+    /// How long a call takes, and one with relayed tokens.
     takes: Duration,
+    tokens_take: Duration,
     calls: usize,
     seen: Vec<Seen>,
 }
@@ -206,6 +207,7 @@ impl FakeCa {
             lifetime: Duration::from_hours(1),
             assign_slots: true,
             takes: Duration::from_millis(10),
+            tokens_take: Duration::from_millis(10),
             calls: 0,
             seen: Vec::new(),
         };
@@ -230,6 +232,10 @@ impl FakeCa {
 
     pub(crate) fn lifetime(&self, lifetime: Duration) {
         self.state().lifetime = lifetime;
+    }
+
+    pub(crate) fn tokens_take(&self, takes: Duration) {
+        self.state().tokens_take = takes;
     }
 
     pub(crate) fn no_slots(&self) {
@@ -328,7 +334,15 @@ impl Ca for FakeCa {
             });
             let seen: Vec<Seen> = seen.collect();
             state.seen.extend(seen);
-            (state.takes, state.mode.clone())
+            let with_tokens = items
+                .iter()
+                .any(|item| matches!(item.subject, Some(Subject::RelayedToken(_))));
+            let takes = if with_tokens {
+                state.tokens_take
+            } else {
+                state.takes
+            };
+            (takes, state.mode.clone())
         };
         tokio::time::sleep(takes).await;
         if mode == Mode::Down {

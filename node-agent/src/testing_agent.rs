@@ -5,14 +5,10 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use citadel_proto::{
-    v1::{EntriesUpdate, EntryRecord},
-    workload::spiffe_workload_api_server::SpiffeWorkloadApiServer,
-};
-use envoy_types::pb::envoy::service::secret::v3::secret_discovery_service_server::SecretDiscoveryServiceServer;
+use citadel_proto::v1::{EntriesUpdate, EntryRecord};
 use hyper_util::rt::TokioIo;
 use tokio::{net::UnixStream, sync::watch};
-use tonic::transport::{Channel, Endpoint, Server};
+use tonic::transport::{Channel, Endpoint};
 
 use crate::{
     attest::{Attestor, cgroup::CgroupRoot, proc::Proc},
@@ -28,6 +24,9 @@ use crate::{
 
 /// A pod's UID, and its cgroup file.
 pub(crate) const POD: &str = "7f3c1a52-0b4e-4c1d-9a57-1f2e3d4c5b6a";
+
+/// Streams of one connection.
+pub(crate) const STREAMS: u32 = 4;
 
 pub(crate) fn in_pod() -> String {
     format!("0::/kubepods/burstable/pod{POD}/{}\n", "ab".repeat(32))
@@ -61,17 +60,19 @@ impl TestAgent {
             bundles: world.bundles.subscribe(),
             ttl_seconds: 0,
         };
-        let attestor = Attestor {
-            proc: Proc::new(&proc),
-            cgroup_root: CgroupRoot::new("/"),
+        let attestor = Attestor::new(Proc::new(&proc), CgroupRoot::new("/"));
+        let limits = Limits {
+            streams_per_connection: STREAMS,
+            ..Limits::default()
         };
         let incoming = connections::accept(
             listener,
             attestor,
-            &Limits::default(),
+            &limits,
             &world.metrics,
             world.shutdown.signal(),
-        );
+        )
+        .unwrap();
         let sds = Sds {
             identities: identities.clone(),
             metrics: world.metrics.clone(),
@@ -82,9 +83,7 @@ impl TestAgent {
             metrics: world.metrics.clone(),
             shutdown: world.shutdown.signal(),
         };
-        let server = Server::builder()
-            .add_service(SecretDiscoveryServiceServer::new(sds))
-            .add_service(SpiffeWorkloadApiServer::new(workload_api))
+        let server = crate::router(&limits, sds, workload_api)
             .serve_with_incoming_shutdown(incoming, world.shutdown.signal().wait_owned());
         tokio::spawn(server);
         Self {
@@ -131,7 +130,6 @@ impl TestAgent {
                 update,
                 &trust_domain(),
             ))));
-        self.world.manager.entries_changed();
     }
 }
 

@@ -6,6 +6,7 @@
 //! `CITADEL_REGENERATE=1 cargo test -p citadel-proto` renews it.
 
 mod redact;
+mod wipe;
 
 /// `citadel.v1`: the CA's own services for agents, workloads and administrators.
 #[allow(

@@ -83,10 +83,8 @@ mod tests {
             v1::IssueBatchRequest { items: vec![item] }
         ));
 
-        let svid = workload::X509svid {
-            x509_svid_key: SECRET.into(),
-            ..Default::default()
-        };
+        let mut svid = workload::X509svid::default();
+        svid.x509_svid_key = SECRET.into();
         let response = workload::X509svidResponse {
             svids: vec![svid],
             ..Default::default()

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::mem;
 
 use citadel_identity::SpiffeId;
 use citadel_identity::bundle::BundleSet;
@@ -66,10 +67,9 @@ impl Update {
         }
         let mut svids = Vec::new();
         let mut bundles: BTreeMap<String, Authorities> = BTreeMap::new();
-        for svid in response.svids {
-            let id = svid.spiffe_id;
-            // Taken first, so that the key is wiped whatever follows.
-            let key = Zeroizing::new(svid.x509_svid_key);
+        for mut svid in response.svids {
+            let id = mem::take(&mut svid.spiffe_id);
+            let key = Zeroizing::new(mem::take(&mut svid.x509_svid_key));
             let chain = certificate::split_der(&svid.x509_svid)
                 .map_err(|error| format!("{id}: {error}"))?;
             let facts = all_facts(&chain).map_err(|error| format!("{id}: {error}"))?;
@@ -81,7 +81,7 @@ impl Update {
             let bundle = Authorities::parse(&trust_domain, &svid.bundle)?;
             svids.push(Svid {
                 spiffe_id: id,
-                hint: svid.hint,
+                hint: mem::take(&mut svid.hint),
                 chain,
                 key,
                 authorities: bundle.certificates.clone(),

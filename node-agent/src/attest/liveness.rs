@@ -1,13 +1,19 @@
 //! Is the process that connected still the one that its pid names?
 
-use std::{io, os::fd::OwnedFd, time::Duration};
+use std::{
+    io,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::net::UnixStream,
+    },
+    time::Duration,
+};
 
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::socket::{getsockopt, sockopt},
 };
-use std::os::fd::AsFd;
 use tokio::io::unix::AsyncFd;
 
 use super::proc::Proc;
@@ -37,9 +43,9 @@ pub enum LivenessError {
     /// The process that connected has ended.
     #[error("the process that connected has ended")]
     Ended,
-    /// Without a pidfd a process as young as the connection may be a stranger that
-    /// took over the pid.
-    #[error("the process with the peer's pid started after the connection")]
+    /// Without a pidfd a process that may be younger than the connection may be a
+    /// stranger that took over the pid.
+    #[error("the process with the peer's pid may have started after the connection was made")]
     TooYoung,
     /// The kernel's answer made no sense.
     #[error("the kernel does not say who is connected: {0}")]
@@ -47,20 +53,16 @@ pub enum LivenessError {
 }
 
 impl Liveness {
-    /// Takes hold of the peer of `socket`. `accepted` is when the connection was
-    /// accepted, in ticks since boot.
-    pub fn hold(
-        socket: &impl AsFd,
-        proc: &Proc,
-        pid: i32,
-        accepted: u64,
-    ) -> Result<Self, LivenessError> {
+    /// True if this kernel has `SO_PEERPIDFD` (since 6.5) and no sandbox filters it.
+    pub fn kernel_has_pidfds() -> bool {
+        UnixStream::pair()
+            .is_ok_and(|(ours, _theirs)| getsockopt(&ours, sockopt::PeerPidfd).is_ok())
+    }
+
+    /// Takes hold of the peer of `socket` by its pidfd.
+    pub fn by_pidfd(socket: &impl AsFd) -> Result<Self, LivenessError> {
         match getsockopt(&socket.as_fd(), sockopt::PeerPidfd) {
             Ok(fd) => Self::pidfd(fd),
-            // Kernels before 6.5, and sandboxes that filter the option.
-            Err(Errno::ENOPROTOOPT | Errno::EOPNOTSUPP | Errno::EPERM | Errno::ENOSYS) => {
-                Self::by_start_time(proc, pid, accepted)
-            }
             Err(Errno::ESRCH | Errno::EINVAL | Errno::ENODATA) => Err(LivenessError::Ended),
             Err(other) => Err(LivenessError::Kernel(other.into())),
         }
@@ -73,11 +75,12 @@ impl Liveness {
         Ok(Self::PidFd(AsyncFd::new(fd)?))
     }
 
-    /// The weaker hold of kernels without pidfds.
-    pub fn by_start_time(proc: &Proc, pid: i32, accepted: u64) -> Result<Self, LivenessError> {
+    /// The weaker hold of kernels without pidfds. The connection was made after the tick
+    /// `after`: a process that was there by then had the pid when it was made.
+    pub fn by_start_time(proc: &Proc, pid: i32, after: u64) -> Result<Self, LivenessError> {
         let started = proc.start_ticks(pid).map_err(|_| LivenessError::Ended)?;
         // Within one tick nobody knows which came first.
-        if started >= accepted {
+        if started >= after {
             return Err(LivenessError::TooYoung);
         }
         Ok(Self::StartTime {
@@ -134,9 +137,9 @@ mod tests {
         let proc = proc();
         let pid = i32::try_from(std::process::id()).unwrap();
         let started = proc.start_ticks(pid).unwrap();
-        for accepted in [started - 1, started] {
-            let refused = Liveness::by_start_time(&proc, pid, accepted).unwrap_err();
-            assert!(matches!(refused, LivenessError::TooYoung), "{accepted}");
+        for after in [started - 1, started] {
+            let refused = Liveness::by_start_time(&proc, pid, after).unwrap_err();
+            assert!(matches!(refused, LivenessError::TooYoung), "{after}");
         }
         assert!(
             Liveness::by_start_time(&proc, pid, started + 1)

@@ -2,18 +2,18 @@
 
 use std::{io, os::fd::AsFd, sync::Arc, time::Duration};
 
-use citadel_identity::{crypto, selector::UnixFacts};
+use citadel_identity::selector::UnixFacts;
 use nix::sys::socket::{getsockopt, sockopt};
 use tokio::sync::OnceCell;
 
 use super::{
     cgroup::{CgroupError, CgroupRoot, PodCgroup},
-    digest,
+    digest::Digests,
     liveness::{Liveness, LivenessError},
     proc::{Proc, SeenFrom},
 };
 
-/// How long reading an executable for its digest may take.
+/// How long an executable's digest may take, with the wait for those before it.
 const HASH_DEADLINE: Duration = Duration::from_secs(20);
 
 /// How often it is checked that a connected process is still in its pod.
@@ -37,12 +37,9 @@ pub enum AttestError {
     /// See [`CgroupError`].
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
-    /// It took too long.
-    #[error("the peer could not be attested within the deadline")]
-    Deadline,
     /// The same caller holds too many connections.
-    #[error("too many connections of the same caller")]
-    TooMany,
+    #[error("too many connections of the same caller: {0}")]
+    TooMany(String),
 }
 
 impl AttestError {
@@ -50,8 +47,7 @@ impl AttestError {
     pub fn is_transient(&self) -> bool {
         matches!(
             self,
-            Self::Deadline
-                | Self::TooMany
+            Self::TooMany(_)
                 | Self::Credentials(_)
                 | Self::Liveness(LivenessError::TooYoung | LivenessError::Kernel(_))
         )
@@ -65,6 +61,9 @@ pub struct Attestor {
     pub proc: Proc,
     /// The kubelet's `cgroupRoot`.
     pub cgroup_root: CgroupRoot,
+    /// Whether the kernel names a peer by a pidfd; else its age tells who it is.
+    pub pidfds: bool,
+    digests: Arc<Digests>,
 }
 
 /// An attested process.
@@ -74,6 +73,7 @@ pub struct Peer {
     pub pid: i32,
     /// The pod, where the process is in one.
     pub pod: Option<PodCgroup>,
+    principal: Arc<str>,
     uid: u32,
     gid: u32,
     groups: Vec<u32>,
@@ -84,28 +84,50 @@ pub struct Peer {
 }
 
 impl Attestor {
+    /// Asks the kernel once what it can.
+    pub fn new(proc: Proc, cgroup_root: CgroupRoot) -> Self {
+        Self {
+            proc,
+            cgroup_root,
+            pidfds: Liveness::kernel_has_pidfds(),
+            digests: Arc::default(),
+        }
+    }
+
     /// Attests the peer of `socket`. Reads files: not for an async thread.
+    ///
+    /// `after` is the tick since boot after which the connection was made, where it is
+    /// known: without pidfds it has to be.
     ///
     /// The order matters: take hold of the process, read what `/proc` says, and only
     /// then see that the process held is still alive, so that nothing was read of
     /// another one which took over its pid.
-    pub fn attest(&self, socket: &impl AsFd, accepted: u64) -> Result<Peer, AttestError> {
+    pub fn attest(&self, socket: &impl AsFd, after: Option<u64>) -> Result<Peer, AttestError> {
         let credentials = getsockopt(&socket.as_fd(), sockopt::PeerCredentials)
             .map_err(|errno| AttestError::Credentials(errno.into()))?;
         let pid = credentials.pid();
         if pid <= 0 {
             return Err(AttestError::InvisiblePid);
         }
-        let liveness = Liveness::hold(socket, &self.proc, pid, accepted)?;
+        let liveness = if self.pidfds {
+            Liveness::by_pidfd(socket)?
+        } else {
+            Liveness::by_start_time(&self.proc, pid, after.unwrap_or(0))?
+        };
         let read = self.read(pid, credentials.uid(), credentials.gid());
         // Asked even when reading failed: a process that has gone explains the failure.
         if !liveness.is_alive() {
             return Err(LivenessError::Ended.into());
         }
         let Read { pod, groups, path } = read?;
+        let principal = match &pod {
+            Some(pod) => format!("pod {}", pod.uid),
+            None => format!("uid {}", credentials.uid()),
+        };
         Ok(Peer {
             pid,
             pod,
+            principal: principal.into(),
             uid: credentials.uid(),
             gid: credentials.gid(),
             groups,
@@ -162,31 +184,32 @@ impl Peer {
     }
 
     async fn digest(self: &Arc<Self>) -> Option<String> {
-        let digest = self.sha256.get_or_init(|| async {
+        let digest = self.sha256.get_or_try_init(|| async {
             let peer = Arc::clone(self);
-            let hashing = tokio::task::spawn_blocking(move || peer.hash_executable());
-            match tokio::time::timeout(HASH_DEADLINE, hashing).await {
-                Ok(Ok(Ok(digest))) => Some(digest),
-                Ok(Ok(Err(error))) => {
-                    tracing::warn!(pid = self.pid, %error, "a peer's executable can't be hashed");
-                    None
+            let open = move || {
+                let file = peer.attestor.proc.open_executable(peer.pid)?;
+                // Opened of the process that is held, not of one that took over its pid.
+                if !peer.is_alive() {
+                    return Err(io::Error::other("the process has ended"));
                 }
-                _ => {
+                Ok(file)
+            };
+            let digests = &self.attestor.digests;
+            let hashing = digests.sha256_of(&self.principal, open);
+            match tokio::time::timeout(HASH_DEADLINE, hashing).await {
+                Ok(Ok(digest)) => Ok(Some(digest)),
+                Ok(Err(error)) => {
+                    tracing::warn!(pid = self.pid, %error, "a peer's executable can't be hashed");
+                    Ok(None)
+                }
+                // Others may just have been before it: whoever asks next tries again.
+                Err(elapsed) => {
                     tracing::warn!(pid = self.pid, "hashing a peer's executable took too long");
-                    None
+                    Err(elapsed)
                 }
             }
         });
-        digest.await.clone()
-    }
-
-    fn hash_executable(&self) -> io::Result<String> {
-        let file = self.attestor.proc.open_executable(self.pid)?;
-        // Opened of the process that is held, not of one that took over its pid.
-        if !self.is_alive() {
-            return Err(io::Error::other("the process has ended"));
-        }
-        digest::sha256_hex(&crypto::provider(), file)
+        digest.await.ok().cloned().flatten()
     }
 
     /// True while the process that connected lives.
@@ -220,15 +243,12 @@ impl Peer {
     }
 
     /// Whom limits count: the pod, or the user outside of pods.
-    pub fn principal(&self) -> String {
-        match &self.pod {
-            Some(pod) => format!("pod {}", pod.uid),
-            None => format!("uid {}", self.uid),
-        }
+    pub fn principal(&self) -> &Arc<str> {
+        &self.principal
     }
 
     /// For log lines.
     pub fn describe(&self) -> String {
-        format!("pid {} ({})", self.pid, self.principal())
+        format!("pid {} ({})", self.pid, self.principal)
     }
 }

@@ -13,9 +13,6 @@ use super::cgroup::MAX_CGROUP_FILE;
 /// The longest `status` or `stat` that is read, in bytes.
 const MAX_STATUS: u64 = 64 * 1024;
 
-/// The largest executable whose digest is computed, in bytes.
-const MAX_EXECUTABLE: u64 = 1024 * 1024 * 1024;
-
 /// A mounted proc file system.
 #[derive(Debug, Clone)]
 pub struct Proc {
@@ -81,11 +78,7 @@ impl Proc {
 
     /// Opens the file that the process runs, deleted or not.
     pub fn open_executable(&self, pid: i32) -> io::Result<File> {
-        let file = File::open(self.of(pid, "exe"))?;
-        if file.metadata()?.len() > MAX_EXECUTABLE {
-            return Err(invalid("the executable is too large to hash"));
-        }
-        Ok(file)
+        File::open(self.of(pid, "exe"))
     }
 }
 

@@ -17,6 +17,17 @@ pub struct Entries {
     pub revision: u64,
     /// In the CA's order.
     pub list: Vec<NodeEntry>,
+    /// What this agent hands out to nobody.
+    pub ignored: Vec<Ignored>,
+}
+
+/// An entry that is left out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ignored {
+    /// The CA's name of it.
+    pub entry_id: String,
+    /// Why, and what to do about it.
+    pub reason: String,
 }
 
 /// An entry: who may have which identity.
@@ -33,7 +44,7 @@ impl Entries {
     /// Takes over what can be understood; an entry that can't (a newer CA's selector)
     /// is left out, never guessed at.
     pub fn from_update(update: EntriesUpdate, trust_domain: &TrustDomain) -> Self {
-        let mut list = Vec::new();
+        let (mut list, mut ignored) = (Vec::new(), Vec::new());
         if update.entries.len() > MAX_ENTRIES {
             tracing::warn!(
                 entries = update.entries.len(),
@@ -45,15 +56,33 @@ impl Entries {
             let entry_id = record.entry_id.clone();
             match NodeEntry::from_record(record, trust_domain) {
                 Ok(entry) => list.push(entry),
-                Err(reason) => {
-                    tracing::warn!(entry_id, reason, "an entry of the CA is ignored");
-                }
+                Err(reason) => ignored.push(Ignored { entry_id, reason }),
             }
         }
         Self {
             revision: update.revision,
             list,
+            ignored,
         }
+    }
+
+    /// Says of each entry that is ignored why, once for as long as it stays: `before` is
+    /// what was held until now.
+    pub(super) fn tell_ignored(&self, before: Option<&Self>) {
+        for entry in self.news(before) {
+            tracing::warn!(
+                entry_id = entry.entry_id,
+                reason = entry.reason,
+                "no workload of this node gets this entry: the agent ignores it"
+            );
+        }
+    }
+
+    fn news<'a>(&'a self, before: Option<&'a Self>) -> impl Iterator<Item = &'a Ignored> {
+        let told = before.map_or(&[][..], |before| &before.ignored);
+        self.ignored
+            .iter()
+            .filter(move |entry| !told.contains(entry))
     }
 
     /// True if some entry that could be for a process of this kind asks for its
@@ -99,7 +128,12 @@ impl NodeEntry {
         if selectors.iter().any(names_a_container) {
             // Any container of the pod would get it: the agent can't tell them apart
             // before it knows the kubelet's container IDs.
-            return Err("selectors of containers are not supported by this agent".to_owned());
+            return Err(
+                "it selects by container (container-name, container-image), and this agent \
+                 can't tell the containers of a pod apart; select by namespace, account, \
+                 image or label of the pod"
+                    .to_owned(),
+            );
         }
         Ok(Self {
             entry_id: record.entry_id,
@@ -207,6 +241,29 @@ mod tests {
         let kept: Vec<_> = entries.list.iter().map(|e| e.entry_id.as_str()).collect();
         assert_eq!(kept, ["good"]);
         assert_eq!(entries.revision, 7);
+        let ignored: Vec<_> = entries
+            .ignored
+            .iter()
+            .map(|e| e.entry_id.as_str())
+            .collect();
+        assert_eq!(ignored, ["x", "y", "none", "new", "container"]);
+        let reason = &entries.ignored[4].reason;
+        assert!(reason.contains("container-name"), "{reason}");
+    }
+
+    #[test]
+    fn an_ignored_entry_is_told_of_once() {
+        let first = entries(vec![record("a", &[]), record("good", &["unix:uid:1"])]);
+        let names = |new: &Entries, old: Option<&Entries>| {
+            let news = new.news(old).map(|entry| entry.entry_id.clone());
+            news.collect::<Vec<_>>()
+        };
+        assert_eq!(names(&first, None), ["a"]);
+        let second = entries(vec![record("a", &[]), record("b", &["tpm:key:1"])]);
+        assert_eq!(names(&second, Some(&first)), ["b"]);
+        assert_eq!(names(&second, Some(&second)), [""; 0]);
+        // Gone and back again is news.
+        assert_eq!(names(&first, Some(&Entries::default())), ["a"]);
     }
 
     #[test]

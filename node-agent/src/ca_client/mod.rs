@@ -13,7 +13,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use citadel_proto::v1::{IssueItem, IssueResult};
 
-pub use entries::{Entries, NodeEntry};
+pub use entries::{Entries, Ignored, NodeEntry};
 pub use session::{Session, SessionConfig};
 pub use token::{FileToken, TokenSource};
 pub use trust::{FirstTrust, TrustError};

@@ -72,7 +72,7 @@ pub struct Session {
     ready: PartHandle,
     link: watch::Sender<Option<Arc<Link>>>,
     pub(super) entries: watch::Sender<Option<Arc<Entries>>>,
-    metrics: Metrics,
+    pub(super) metrics: Metrics,
     /// The CA refused the SVID: prove the pod by the token again.
     refused: AtomicBool,
     prove_anew: Notify,

@@ -90,10 +90,13 @@ async fn entries(session: &Session, link: &Link) -> Result<(), CaError> {
         let entries = Entries::from_update(update, session.trust_domain());
         tracing::info!(
             entries = entries.list.len(),
+            ignored = entries.ignored.len(),
             revision = entries.revision,
             "entries"
         );
+        session.metrics.entries(&entries);
         session.entries.send_if_modified(|held| {
+            entries.tell_ignored(held.as_deref());
             // The CA's revision changes with the set, but a restart may count anew.
             let changed = held.as_ref().is_none_or(|held| **held != entries);
             *held = Some(Arc::new(entries));

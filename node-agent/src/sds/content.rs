@@ -14,6 +14,7 @@ use envoy_types::pb::{
 };
 use prost::{Message, Name as _};
 use rustls::pki_types::CertificateDer;
+use zeroize::Zeroize;
 
 use super::protocol::Ready;
 use crate::{gate::names_trust_domain, identities::Snapshot, secrets::Svid};
@@ -93,12 +94,13 @@ impl<'s> Content<'s> {
                 ..CertificateValidationContext::default()
             }),
         };
-        let secret = Secret {
+        let mut secret = Secret {
             name: name.to_owned(),
             r#type: Some(kind),
         };
         // Never through Debug: Envoy's types print private keys.
         let value = secret.encode_to_vec();
+        wipe(&mut secret);
         Some(Any {
             type_url: type_url(),
             value,
@@ -131,6 +133,18 @@ impl Ready for Content<'_> {
     }
 }
 
+/// Envoy's types do not wipe themselves. (The encoded bytes are gRPC's from here on.)
+fn wipe(secret: &mut Secret) {
+    if let Some(Type::TlsCertificate(certificate)) = &mut secret.r#type
+        && let Some(DataSource {
+            specifier: Some(Specifier::InlineBytes(key)),
+            ..
+        }) = &mut certificate.private_key
+    {
+        key.zeroize();
+    }
+}
+
 fn inline(bytes: Vec<u8>) -> DataSource {
     DataSource {
         specifier: Some(Specifier::InlineBytes(bytes)),
@@ -143,4 +157,25 @@ fn pem_chain(chain: &[CertificateDer<'_>]) -> Vec<u8> {
         .iter()
         .flat_map(|der| pem::encode("CERTIFICATE", der).as_bytes().to_vec())
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+
+    use super::*;
+
+    #[test]
+    fn a_key_is_wiped_once_it_is_encoded() {
+        let mut secret = Secret {
+            name: DEFAULT.to_owned(),
+            r#type: Some(Type::TlsCertificate(TlsCertificate {
+                private_key: Some(inline(b"a key".to_vec())),
+                ..TlsCertificate::default()
+            })),
+        };
+        wipe(&mut secret);
+        let encoded = secret.encode_to_vec();
+        assert!(!encoded.windows(5).any(|bytes| bytes == b"a key"));
+    }
 }

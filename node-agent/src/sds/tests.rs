@@ -1,5 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use std::time::Duration;
+
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use envoy_types::pb::{
     envoy::{
@@ -16,7 +18,7 @@ use tonic::transport::Channel;
 use super::*;
 use crate::{
     testing::Mode,
-    testing_agent::{POD, TestAgent, in_pod, nothing_from, soon, this_user},
+    testing_agent::{POD, STREAMS, TestAgent, in_pod, nothing_from, soon, this_user},
 };
 
 /// A scripted proxy.
@@ -356,4 +358,53 @@ async fn fetch_answers_once() {
         .await
         .unwrap_err();
     assert_eq!(delta.code(), Code::Unimplemented);
+}
+
+/// 64 KB is a lot for a proxy to say, and not for a server to keep.
+#[tokio::test]
+async fn a_message_over_64_kb_is_refused_and_one_below_is_not() {
+    let agent = TestAgent::new(&in_pod());
+    let padded = |bytes: usize| DiscoveryRequest {
+        error_detail: Some(rpc::Status {
+            message: "x".repeat(bytes),
+            ..rpc::Status::default()
+        }),
+        ..wants(&["default"])
+    };
+    let mut proxy = Proxy::start(&agent, padded(60 * 1024)).await;
+    proxy.next().await;
+    proxy.send(padded(64 * 1024)).await;
+    assert_eq!(proxy.end().await.code(), Code::OutOfRange);
+    let refused = client(&agent)
+        .await
+        .fetch_secrets(padded(64 * 1024))
+        .await
+        .unwrap_err();
+    assert_eq!(refused.code(), Code::OutOfRange);
+}
+
+#[tokio::test]
+async fn a_connection_has_only_so_many_streams() {
+    let agent = TestAgent::new(&in_pod());
+    let channel = agent.connect().await;
+    let open = || {
+        let mut client = SecretDiscoveryServiceClient::new(channel.clone());
+        async move {
+            let (requests, receiver) = mpsc::channel(1);
+            requests.send(wants(&["default"])).await.unwrap();
+            let stream = client.stream_secrets(ReceiverStream::new(receiver)).await;
+            let mut stream = stream.unwrap().into_inner();
+            stream.message().await.unwrap().unwrap();
+            (requests, stream)
+        }
+    };
+    let mut held = Vec::new();
+    for _ in 0..STREAMS {
+        held.push(soon(open()).await);
+    }
+    let mut one_more = tokio::spawn(open());
+    let waits = tokio::time::timeout(Duration::from_millis(300), &mut one_more).await;
+    assert!(waits.is_err(), "more streams than the limit");
+    held.pop();
+    soon(one_more).await.unwrap();
 }

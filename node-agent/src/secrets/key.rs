@@ -1,6 +1,6 @@
 //! What a secret is for, and what the CA is asked for it.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use citadel_identity::SpiffeId;
 use citadel_proto::v1::{EntrySubject, PodSubject, RelayedToken as WireToken, issue_item::Subject};
@@ -56,6 +56,10 @@ impl fmt::Display for SecretKey {
 pub struct Wanted {
     /// Which secret.
     pub key: SecretKey,
+    /// Whom limits count for it (see [`crate::attest::Peer::principal`]).
+    pub principal: Arc<str>,
+    /// Of the entries that an entry's key is of; a refusal holds for this revision alone.
+    pub revision: u64,
     /// The only ID that is accepted in the answer, where it is known beforehand.
     pub spiffe_id: Option<SpiffeId>,
     /// Lifetime to ask for, in seconds; 0 leaves it to the CA.

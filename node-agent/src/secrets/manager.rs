@@ -9,7 +9,7 @@ use citadel_identity::{TrustDomain, bundle::BundleSet};
 use citadel_runtime::ShutdownSignal;
 use time::OffsetDateTime;
 use tokio::{
-    sync::{Notify, watch},
+    sync::{Notify, Semaphore, watch},
     task::JoinSet,
     time::Instant,
 };
@@ -18,7 +18,7 @@ use super::{
     key::Wanted,
     renewal::{self, Asker},
     svid::Svid,
-    table::Table,
+    table::{Lane, Table},
 };
 use crate::{ca_client::Ca, clock::Clock, metrics::Metrics};
 
@@ -38,17 +38,27 @@ pub enum State {
     },
     /// The newest certificate. It stays through any outage.
     Ready(Arc<Svid>),
-    /// The CA refuses it.
+    /// The CA refuses it. The last state of a subscription: who still wants the secret
+    /// subscribes again.
     Denied(Arc<str>),
 }
 
 /// A watch on one secret; while it is held, the secret is renewed.
 pub type Subscription = watch::Receiver<State>;
 
-/// The node holds as many identities as it may.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the agent holds as many identities as it may")]
-pub struct Full;
+/// Why there is no subscription now. Later there may be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotNow {
+    /// The node holds as many identities as it may.
+    #[error("the agent holds as many identities as it may")]
+    Full,
+    /// The CA has not answered yet what the same caller asked for.
+    #[error("the CA has not answered yet what this caller wants beside it")]
+    Waiting,
+    /// The CA refused it, a moment ago.
+    #[error("{0}")]
+    Refused(Arc<str>),
+}
 
 /// What can be set.
 #[derive(Debug, Clone)]
@@ -58,7 +68,7 @@ pub struct ManagerOptions {
     pub linger: Duration,
     /// How long the first that is due waits for others, to share a batch.
     pub gather: Duration,
-    /// The most batches in flight.
+    /// The most batches in flight, beside one of tokens that nobody has verified.
     pub batches_in_flight: usize,
     /// The most identities held.
     pub identities: usize,
@@ -103,7 +113,7 @@ impl SecretManager {
         options: ManagerOptions,
     ) -> Self {
         let shared = Shared {
-            table: Mutex::default(),
+            table: Mutex::new(Table::new(options.identities)),
             wake: Notify::new(),
             ca,
             clock,
@@ -118,17 +128,10 @@ impl SecretManager {
     }
 
     /// Subscribes to a secret, and has it fetched if nobody wanted it before.
-    pub fn subscribe(&self, wanted: Wanted) -> Result<Subscription, Full> {
-        let limit = self.shared.options.identities;
-        let receiver = self.shared.table().subscribe(wanted, Instant::now(), limit);
+    pub fn subscribe(&self, wanted: Wanted) -> Result<Subscription, NotNow> {
+        let subscription = self.shared.table().subscribe(wanted, Instant::now())?;
         self.shared.wake.notify_one();
-        receiver.ok_or(Full)
-    }
-
-    /// The CA's entries changed: those that were refused are asked for anew.
-    pub fn entries_changed(&self) {
-        self.shared.table().entries_changed(Instant::now());
-        self.shared.wake.notify_one();
+        Ok(subscription)
     }
 
     /// Renews until the shutdown. One task, started once.
@@ -136,16 +139,23 @@ impl SecretManager {
         let shared = self.shared;
         let mut batches = JoinSet::new();
         let mut clocks = Clocks::new(&*shared.clock);
+        let lanes = [
+            (Lane::Own, shared.options.batches_in_flight),
+            (Lane::Tokens, 1),
+        ]
+        .map(|(lane, slots)| (lane, Arc::new(Semaphore::new(slots))));
         loop {
             let now = Instant::now();
             let sweep = now + SWEEP_EVERY;
-            let wake = shared
-                .table()
-                .next_due()
-                .map_or(sweep, |due| due.min(sweep));
-            // With every slot taken, what is due waits for a batch to end.
-            let free = batches.len() < shared.options.batches_in_flight;
-            let wake = if free { wake } else { sweep };
+            // With every slot of a lane taken, what is due waits for a batch to end.
+            let free = lanes
+                .iter()
+                .filter(|(_, slots)| slots.available_permits() > 0);
+            let wake = {
+                let table = shared.table();
+                free.filter_map(|(lane, _)| table.next_due(*lane))
+                    .fold(sweep, Instant::min)
+            };
             tokio::select! {
                 () = shutdown.wait() => break,
                 () = shared.wake.notified() => {}
@@ -162,21 +172,25 @@ impl SecretManager {
             }
             shared.table().sweep(now, shared.options.linger);
             shared.report();
-            if shared.table().next_due().is_none_or(|due| due > now) {
+            let due = |lane| shared.table().next_due(lane).is_some_and(|due| due <= now);
+            if !due(Lane::Own) && !due(Lane::Tokens) {
                 continue;
             }
             tokio::time::sleep(shared.options.gather).await;
-            while batches.len() < shared.options.batches_in_flight {
-                let asks = renewal::take_batch(&mut shared.table(), Instant::now());
-                if asks.is_empty() {
-                    break;
-                }
-                batches.spawn(
-                    Asker {
-                        shared: Arc::clone(&shared),
+            for (lane, slots) in &lanes {
+                while let Ok(slot) = Arc::clone(slots).try_acquire_owned() {
+                    let asks = renewal::take_batch(&mut shared.table(), *lane, Instant::now());
+                    if asks.is_empty() {
+                        break;
                     }
-                    .ask(asks),
-                );
+                    let asker = Asker {
+                        shared: Arc::clone(&shared),
+                    };
+                    batches.spawn(async move {
+                        asker.ask(asks).await;
+                        drop(slot);
+                    });
+                }
             }
         }
         batches.shutdown().await;

@@ -17,6 +17,8 @@ fn pod(uid: &str) -> Wanted {
         key: SecretKey::Pod {
             uid: uid.to_owned(),
         },
+        principal: format!("pod {uid}").into(),
+        revision: 0,
         spiffe_id: None,
         ttl_seconds: 0,
         token: None,
@@ -29,6 +31,8 @@ fn entry(name: &str, pod_uid: Option<&str>) -> Wanted {
             entry_id: name.to_owned(),
             pod_uid: pod_uid.map(str::to_owned),
         },
+        principal: pod_uid.unwrap_or("uid 0").into(),
+        revision: 0,
         spiffe_id: Some(id(name)),
         ttl_seconds: 0,
         token: None,
@@ -279,6 +283,8 @@ async fn a_refusal_takes_a_certificate_only_when_it_is_repeated() {
     denied(&mut secret).await;
     // The CA changes its mind, and nobody had to restart anything.
     world.ca.mode(Mode::Good);
+    pass(1).await;
+    let mut secret = world.manager.subscribe(pod("a")).unwrap();
     ready(&mut secret).await;
 }
 
@@ -303,8 +309,9 @@ async fn a_refused_pod_is_asked_for_again_when_someone_comes_back() {
     let mut first = world.manager.subscribe(pod("a")).unwrap();
     denied(&mut first).await;
     // At once: the answer that is there.
-    let second = world.manager.subscribe(pod("a")).unwrap();
-    assert!(matches!(&*second.borrow(), State::Denied(_)));
+    let second = world.manager.subscribe(pod("a")).unwrap_err();
+    assert_eq!(second, NotNow::Refused("so told".into()));
+    assert_eq!(world.ca.calls(), 1);
     world.ca.mode(Mode::Good);
     tokio::time::sleep(Duration::from_millis(1_100)).await;
     let mut third = world.manager.subscribe(pod("a")).unwrap();
@@ -318,11 +325,16 @@ async fn a_refused_entry_is_left_alone_until_the_entries_change() {
     let mut secret = world.manager.subscribe(entry("x", Some("a"))).unwrap();
     denied(&mut secret).await;
     pass(40).await;
-    let _again = world.manager.subscribe(entry("x", Some("a"))).unwrap();
+    let again = world.manager.subscribe(entry("x", Some("a"))).unwrap_err();
+    assert!(matches!(again, NotNow::Refused(_)));
     pass(5).await;
     assert_eq!(world.ca.calls(), 1);
     world.ca.mode(Mode::Good);
-    world.manager.entries_changed();
+    let changed = Wanted {
+        revision: 1,
+        ..entry("x", Some("a"))
+    };
+    let mut secret = world.manager.subscribe(changed).unwrap();
     assert_eq!(ready(&mut secret).await.id, id("x"));
 }
 
@@ -408,21 +420,29 @@ async fn what_nobody_wants_any_more_is_forgotten_after_a_while() {
     assert_eq!(world.ca.calls(), 1);
 }
 
+/// What a pod asks for with a token that names it; `text` tells tokens apart.
+fn relayed(pod: &str, text: &str) -> Wanted {
+    let claims = format!(r#"{{"x":"{text}","kubernetes.io":{{"pod":{{"uid":"{pod}"}}}}}}"#);
+    let header = format!("Bearer e30.{}.c2ln", BASE64_URL_SAFE_NO_PAD.encode(claims));
+    let token = RelayedToken::from_header(header.as_bytes(), None).unwrap();
+    Wanted {
+        key: SecretKey::Relayed {
+            token: token.digest(),
+            pod_uid: Some(pod.to_owned()),
+        },
+        principal: format!("pod {pod}").into(),
+        revision: 0,
+        spiffe_id: None,
+        ttl_seconds: 0,
+        token: Some(token),
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_relayed_token_proves_once_and_the_pod_renews() {
     let world = World::new();
-    let claims = format!(r#"{{"kubernetes.io":{{"pod":{{"uid":"{RELAYED_POD}"}}}}}}"#);
-    let header = format!("Bearer e30.{}.c2ln", BASE64_URL_SAFE_NO_PAD.encode(claims));
-    let token = RelayedToken::from_header(header.as_bytes(), None).unwrap();
-    let wanted = Wanted {
-        key: SecretKey::Relayed {
-            token: token.digest(),
-            pod_uid: None,
-        },
-        spiffe_id: None,
-        ttl_seconds: 0,
-        token: Some(token.clone()),
-    };
+    let wanted = relayed(RELAYED_POD, "a");
+    let token = wanted.token.clone().unwrap();
     let mut secret = world.manager.subscribe(wanted).unwrap();
     ready(&mut secret).await;
     renewed(&mut secret).await;
@@ -435,6 +455,54 @@ async fn a_relayed_token_proves_once_and_the_pod_renews() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_refused_token_is_asked_about_again_with_longer_and_longer_pauses() {
+    let world = World::new();
+    world.ca.mode(Mode::Deny);
+    // Ten minutes of a caller that comes back with another token each time.
+    for number in 0..6_000 {
+        let wanted = relayed("a", &number.to_string());
+        if let Ok(mut secret) = world.manager.subscribe(wanted) {
+            denied(&mut secret).await;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let asked = world.ca.seen().len();
+    assert!((10..=20).contains(&asked), "{asked}");
+    // The CA takes the very token that it refused before.
+    world.ca.mode(Mode::Good);
+    pass(60).await;
+    let mut secret = world.manager.subscribe(relayed("a", "0")).unwrap();
+    ready(&mut secret).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn forged_tokens_that_keep_the_ca_busy_put_off_no_renewal() {
+    let world = World::new();
+    world.ca.lifetime(Duration::from_secs(60));
+    let mut secret = world.manager.subscribe(pod("good")).unwrap();
+    ready(&mut secret).await;
+    // Whatever is asked for beside one of these waits for hours.
+    world.ca.tokens_take(Duration::from_hours(3));
+    let mut forged = Vec::new();
+    for evil in 0..300 {
+        for number in 0..6 {
+            let wanted = relayed(&evil.to_string(), &number.to_string());
+            forged.extend(world.manager.subscribe(wanted));
+        }
+    }
+    assert!(forged.len() <= 4 * 300, "{}", forged.len());
+    for _ in 0..3_600 {
+        pass(1).await;
+        let left = held(&secret).unwrap().not_after - world.clock.true_time();
+        assert!(left >= time::Duration::seconds(29), "{left}");
+    }
+    // And who is new gets its first.
+    let began = Instant::now();
+    ready(&mut world.manager.subscribe(pod("new")).unwrap()).await;
+    assert!(began.elapsed() < Duration::from_secs(1));
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_number_of_identities_is_bounded() {
     let options = ManagerOptions {
         identities: 2,
@@ -443,6 +511,6 @@ async fn the_number_of_identities_is_bounded() {
     let world = World::with(options);
     let _a = world.manager.subscribe(pod("a")).unwrap();
     let _b = world.manager.subscribe(pod("b")).unwrap();
-    assert_eq!(world.manager.subscribe(pod("c")).unwrap_err(), Full);
+    assert_eq!(world.manager.subscribe(pod("c")).unwrap_err(), NotNow::Full);
     world.manager.subscribe(pod("a")).unwrap();
 }

@@ -3,11 +3,13 @@
 
 mod key;
 mod manager;
+mod quota;
+mod refusals;
 mod renewal;
 mod svid;
 mod table;
 pub mod timing;
 
 pub use key::{SecretKey, Wanted};
-pub use manager::{Full, ManagerOptions, SecretManager, State, Subscription};
+pub use manager::{ManagerOptions, NotNow, SecretManager, State, Subscription};
 pub use svid::{Svid, SvidError};

@@ -10,7 +10,7 @@ use super::{
     key::{SecretKey, Wanted},
     manager::Shared,
     svid::{Expected, Svid},
-    table::{Ask, Failure, Table},
+    table::{Ask, Failure, Lane, Table},
 };
 use crate::ca_client::{CaError, MAX_BATCH_BYTES, MAX_BATCH_ITEMS};
 
@@ -23,14 +23,15 @@ const PERMISSION_DENIED: i32 = 7;
 const UNAUTHENTICATED: i32 = 16;
 
 /// Takes what fits into one call.
-pub(super) fn take_batch(table: &mut Table, now: Instant) -> Vec<Ask> {
-    table.take_due(now, MAX_BATCH_ITEMS, MAX_BATCH_BYTES, |wanted: &Wanted| {
+pub(super) fn take_batch(table: &mut Table, lane: Lane, now: Instant) -> Vec<Ask> {
+    let size = |wanted: &Wanted| {
         ITEM_BYTES
             + wanted
                 .token
                 .as_ref()
                 .map_or(0, |token| token.expose().len())
-    })
+    };
+    table.take_due(lane, now, MAX_BATCH_ITEMS, MAX_BATCH_BYTES, size)
 }
 
 pub(super) struct Asker {

@@ -7,7 +7,9 @@ use tokio::{sync::watch, time::Instant};
 
 use super::{
     key::{SecretKey, Wanted},
-    manager::State,
+    manager::{NotNow, State},
+    quota::{Place, Quota},
+    refusals::Refusals,
     svid::Svid,
     timing,
 };
@@ -19,15 +21,17 @@ const CONFIRM_DENIAL: Duration = Duration::from_secs(2);
 /// How many refusals in a row end an identity that is held.
 const DENIALS_THAT_END: u32 = 2;
 
-/// The pauses between questions about a pod that the CA refuses.
-const POD_DENIED: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(1));
+/// A certificate with less than this part of its life left is renewed before anything
+/// else is asked for.
+const PRESSING: u32 = 4;
 
-/// The same for an entry that does not match: its selectors or the pod's labels change
-/// seldom, and a change of entries asks again by itself.
-const ENTRY_DENIED: (Duration, Duration) = (Duration::from_mins(1), Duration::from_mins(5));
+/// The most secrets that one caller waits for at once: its account's, and entries that
+/// the CA has not said yes or no to.
+const WAITING: usize = 32;
 
-/// A token that was refused stays so. (Never asked again; forgotten when nobody waits.)
-const NEVER: Duration = Duration::from_hours(24 * 365);
+/// The most of them that rest on tokens which nobody has verified, of one caller and in
+/// all.
+const TOKENS: (usize, usize) = (4, 1024);
 
 /// How an attempt failed.
 #[derive(Debug)]
@@ -51,11 +55,23 @@ pub(super) struct Entry {
     asking: bool,
     failures: u32,
     denials: u32,
-    denied_at: Option<Instant>,
     created: Instant,
     idle_since: Option<Instant>,
     /// Drawn once for a certificate.
     pub jitter: f64,
+    /// Among what its caller waits for, until the CA first says yes.
+    place: Option<Place>,
+}
+
+/// What waits together for the CA. A batch is as slow as its slowest item, and what
+/// stands in a forged token decides how long the CA looks at it: no renewal waits beside
+/// one, or behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lane {
+    /// What the agent's own authority is enough for.
+    Own,
+    /// Tokens that nobody has verified.
+    Tokens,
 }
 
 /// What to ask the CA for.
@@ -67,32 +83,51 @@ pub(super) struct Ask {
     pub jitter: f64,
 }
 
-#[derive(Default)]
 pub(super) struct Table {
     entries: HashMap<SecretKey, Entry>,
+    limit: usize,
+    refusals: Refusals,
+    waiting: Quota,
+    tokens: Quota,
 }
 
 impl Table {
+    /// Of at most `limit` secrets.
+    pub(super) fn new(limit: usize) -> Self {
+        Self {
+            entries: HashMap::new(),
+            limit,
+            refusals: Refusals::default(),
+            waiting: Quota::new(WAITING, usize::MAX),
+            tokens: Quota::new(TOKENS.0, TOKENS.1),
+        }
+    }
+
     pub(super) fn values(&self) -> impl Iterator<Item = &Entry> {
         self.entries.values()
     }
 
     /// Someone wants a secret: the one that is there, or a new one, due at once.
-    /// `None` if there would be more than `limit`.
     pub(super) fn subscribe(
         &mut self,
         wanted: Wanted,
         now: Instant,
-        limit: usize,
-    ) -> Option<watch::Receiver<State>> {
+    ) -> Result<watch::Receiver<State>, NotNow> {
         if let Some(entry) = self.entries.get_mut(&wanted.key) {
             entry.idle_since = None;
-            entry.ask_again_for_newcomer(now);
-            return Some(entry.state.subscribe());
+            return Ok(entry.state.subscribe());
         }
-        if self.entries.len() >= limit {
-            return None;
+        if let Some(reason) = self.refusals.standing(&wanted, now) {
+            return Err(NotNow::Refused(Arc::clone(reason)));
         }
+        if self.entries.len() >= self.limit {
+            return Err(NotNow::Full);
+        }
+        let quota = match &wanted.key {
+            SecretKey::Relayed { .. } => &mut self.tokens,
+            SecretKey::Pod { .. } | SecretKey::Entry { .. } => &mut self.waiting,
+        };
+        let place = quota.take(&wanted.principal).ok_or(NotNow::Waiting)?;
         let (state, receiver) = watch::channel(State::Waiting { trouble: None });
         let entry = Entry {
             state,
@@ -102,20 +137,22 @@ impl Table {
             asking: false,
             failures: 0,
             denials: 0,
-            denied_at: None,
             created: now,
             idle_since: None,
             jitter: rand::rng().random(),
+            place: Some(place),
             wanted,
         };
         self.entries.insert(entry.wanted.key.clone(), entry);
-        Some(receiver)
+        Ok(receiver)
     }
 
-    /// Takes what is due, the most urgent first: at most `count` items of `bytes` in
-    /// all, where `size` is an item's.
+    /// Takes what is due of a lane, the most urgent first: at most `count` items of
+    /// `bytes` in all, where `size` is an item's. Renewals that press come before all;
+    /// the rest by turns, one of each caller after the other.
     pub(super) fn take_due(
         &mut self,
+        lane: Lane,
         now: Instant,
         count: usize,
         bytes: usize,
@@ -124,12 +161,28 @@ impl Table {
         let mut due: Vec<&mut Entry> = self
             .entries
             .values_mut()
-            .filter(|e| !e.asking && e.due <= now)
+            .filter(|e| !e.asking && e.due <= now && e.lane() == lane)
             .collect();
         due.sort_by_key(|entry| entry.urgency());
+        let mut turns: HashMap<Arc<str>, usize> = HashMap::new();
+        let mut order: Vec<(usize, &mut Entry)> = due
+            .into_iter()
+            .map(|entry| {
+                if entry.presses(now) {
+                    return (0, entry);
+                }
+                let turn = turns
+                    .entry(Arc::clone(&entry.wanted.principal))
+                    .or_default();
+                *turn += 1;
+                (*turn, entry)
+            })
+            .collect();
+        // Stable: of one turn the most urgent first.
+        order.sort_by_key(|(turn, _)| *turn);
         let mut room = bytes;
         let mut asks = Vec::new();
-        for entry in due.into_iter().take(count) {
+        for (_, entry) in order.into_iter().take(count) {
             let Some(left) = room.checked_sub(size(&entry.wanted)) else {
                 break;
             };
@@ -149,11 +202,11 @@ impl Table {
         asks
     }
 
-    /// When something is due next, of what nobody is asking for already.
-    pub(super) fn next_due(&self) -> Option<Instant> {
+    /// When something of a lane is due next, of what nobody is asking for already.
+    pub(super) fn next_due(&self, lane: Lane) -> Option<Instant> {
         self.entries
             .values()
-            .filter(|e| !e.asking)
+            .filter(|e| !e.asking && e.lane() == lane)
             .map(|e| e.due)
             .min()
     }
@@ -166,7 +219,8 @@ impl Table {
         entry.asking = false;
         entry.failures = 0;
         entry.denials = 0;
-        entry.denied_at = None;
+        entry.place = None;
+        self.refusals.forget(&entry.wanted);
         entry.due = now + svid.plan.renew_in;
         entry.jitter = rand::rng().random();
         if matches!(key, SecretKey::Relayed { .. }) && svid.pod_uid.is_some() {
@@ -198,7 +252,7 @@ impl Table {
                         Some(told) => timing::pause_as_told(told, jitter).max(pause),
                         None => pause,
                     };
-                // A refusal stands until the CA says otherwise; a certificate stays.
+                // A certificate stays.
                 entry.state.send_if_modified(|state| match state {
                     State::Waiting { trouble } => {
                         *trouble = Some(reason.into());
@@ -208,18 +262,26 @@ impl Table {
                 });
                 false
             }
-            Failure::Denied { reason } => entry.denied(reason, now),
+            Failure::Denied { reason } => {
+                entry.denials = entry.denials.saturating_add(1);
+                if entry.held.is_some() && entry.denials < DENIALS_THAT_END {
+                    entry.due = now + CONFIRM_DENIAL;
+                    return false;
+                }
+                self.end(key, reason.into(), now)
+            }
         }
     }
 
-    /// The set of entries changed: refusals of entries may not hold any more.
-    pub(super) fn entries_changed(&mut self, now: Instant) {
-        for entry in self.entries.values_mut() {
-            let is_entry = matches!(entry.wanted.key, SecretKey::Entry { .. });
-            if is_entry && entry.denied_at.is_some() {
-                entry.due = entry.due.min(now);
-            }
-        }
+    /// A refusal ends the secret, so that it takes no place among those that live. Who
+    /// still wants it subscribes again.
+    fn end(&mut self, key: &SecretKey, reason: Arc<str>, now: Instant) -> bool {
+        let Some(entry) = self.entries.remove(key) else {
+            return false;
+        };
+        self.refusals.note(&entry.wanted, Arc::clone(&reason), now);
+        entry.state.send_replace(State::Denied(reason));
+        entry.held.is_some()
     }
 
     /// Forgets what nobody has wanted for `linger`. The keys wipe themselves.
@@ -232,6 +294,9 @@ impl Table {
             let since = *entry.idle_since.get_or_insert(now);
             entry.asking || now.saturating_duration_since(since) < linger
         });
+        self.refusals.sweep(now);
+        self.waiting.sweep();
+        self.tokens.sweep();
     }
 
     /// Wall time jumped: what should have been renewed by it is due soon, spread a
@@ -255,117 +320,21 @@ impl Entry {
             .map_or(self.created, |held| held.expires())
     }
 
-    fn denied(&mut self, reason: String, now: Instant) -> bool {
-        self.denials = self.denials.saturating_add(1);
-        self.denied_at = Some(now);
-        if self.held.is_some() && self.denials < DENIALS_THAT_END {
-            self.due = now + CONFIRM_DENIAL;
-            return false;
-        }
-        let ended = self.held.take().is_some();
-        let (first, longest) = match (&self.wanted.key, &self.proven_pod) {
-            (SecretKey::Entry { .. }, _) => ENTRY_DENIED,
-            (SecretKey::Relayed { .. }, None) => (NEVER, NEVER),
-            (SecretKey::Pod { .. } | SecretKey::Relayed { .. }, _) => POD_DENIED,
-        };
-        let doubled = first.saturating_mul(1 << self.denials.saturating_sub(1).min(16));
-        self.due = now
-            + doubled
-                .min(longest)
-                .mul_f64(0.8 + 0.2 * rand::rng().random::<f64>());
-        self.wanted.token = None;
-        self.state.send_replace(State::Denied(reason.into()));
-        ended
+    /// Little of its life is left.
+    fn presses(&self, now: Instant) -> bool {
+        self.held.as_ref().is_some_and(|held| {
+            held.expires().saturating_duration_since(now) < held.plan.expires_in / PRESSING
+        })
     }
 
-    /// A pod may have been refused only because it was younger than the CA's knowledge
-    /// of it: whoever comes back gets a new answer, at most one question a second.
-    fn ask_again_for_newcomer(&mut self, now: Instant) {
-        let is_pod = matches!(self.wanted.key, SecretKey::Pod { .. });
-        let long_ago = self
-            .denied_at
-            .is_some_and(|at| now.saturating_duration_since(at) >= POD_DENIED.0);
-        if is_pod && long_ago && self.held.is_none() && !self.asking {
-            self.due = now;
-            self.state.send_replace(State::Waiting { trouble: None });
+    fn lane(&self) -> Lane {
+        match &self.wanted.key {
+            SecretKey::Relayed { .. } if self.proven_pod.is_none() => Lane::Tokens,
+            _ => Lane::Own,
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, clippy::expect_used)]
-
-    use citadel_identity::{SpiffeId, key::WorkloadKey};
-    use time::OffsetDateTime;
-
-    use super::*;
-    use crate::secrets::timing::Plan;
-
-    fn pod(uid: &str) -> Wanted {
-        Wanted {
-            key: SecretKey::Pod {
-                uid: uid.to_owned(),
-            },
-            spiffe_id: None,
-            ttl_seconds: 0,
-            token: None,
-        }
-    }
-
-    fn svid(now: Instant, renew_in: u64, expires_in: u64) -> Svid {
-        Svid {
-            id: SpiffeId::new("spiffe://example.org/a").unwrap(),
-            chain: Vec::new(),
-            key: WorkloadKey::generate().unwrap(),
-            serial: "01".into(),
-            not_after: OffsetDateTime::UNIX_EPOCH,
-            hint: String::new(),
-            pod_uid: None,
-            plan: Plan {
-                renew_in: Duration::from_secs(renew_in),
-                expires_in: Duration::from_secs(expires_in),
-            },
-            received: now,
-            received_at: OffsetDateTime::UNIX_EPOCH,
-        }
-    }
-
-    fn taken(table: &mut Table, now: Instant, count: usize, bytes: usize) -> Vec<String> {
-        let asks = table.take_due(now, count, bytes, |_| 10);
-        asks.into_iter()
-            .map(|ask| match ask.wanted.key {
-                SecretKey::Pod { uid } => uid,
-                other => panic!("{other}"),
-            })
-            .collect()
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_most_urgent_come_first_and_a_batch_is_bounded() {
-        let now = Instant::now();
-        let mut table = Table::default();
-        // The later it ends, the earlier its slot: slots say when, not who is first.
-        for (uid, renew_in, expires_in) in [
-            ("c", 10, 90),
-            ("a", 30, 40),
-            ("e", 5, 400),
-            ("b", 20, 60),
-            ("d", 6, 100),
-        ] {
-            table.subscribe(pod(uid), now, 10).unwrap();
-            assert_eq!(taken(&mut table, now, 10, 1000), [uid]);
-            table.succeeded(&pod(uid).key, svid(now, renew_in, expires_in), now);
-        }
-        assert!(taken(&mut table, now, 10, 1000).is_empty());
-        assert_eq!(table.next_due(), Some(now + Duration::from_secs(5)));
-        let later = now + Duration::from_secs(31);
-        table.subscribe(pod("new"), later, 10).unwrap();
-        // By number and by size; what is being asked for is not taken twice.
-        assert_eq!(taken(&mut table, later, 2, 1000), ["new", "a"]);
-        assert_eq!(taken(&mut table, later, 10, 25), ["b", "c"]);
-        assert_eq!(taken(&mut table, later, 10, 1000), ["d", "e"]);
-        assert!(taken(&mut table, later, 10, 1000).is_empty());
-        assert_eq!(table.next_due(), None);
-    }
-}
+#[path = "table_tests.rs"]
+mod tests;

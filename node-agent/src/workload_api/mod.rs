@@ -1,23 +1,25 @@
 //! The SPIFFE Workload API: its X.509 part.
 
-use std::{collections::HashMap, collections::HashSet, pin::Pin};
+mod answer;
 
-use citadel_identity::{TrustDomain, bundle::Bundle};
+use std::pin::Pin;
+
+use citadel_identity::TrustDomain;
 use citadel_proto::workload::{
     JwtBundlesRequest, JwtBundlesResponse, JwtsvidRequest, JwtsvidResponse, ValidateJwtsvidRequest,
-    ValidateJwtsvidResponse, X509BundlesRequest, X509BundlesResponse, X509svid, X509svidRequest,
+    ValidateJwtsvidResponse, X509BundlesRequest, X509BundlesResponse, X509svidRequest,
     X509svidResponse, spiffe_workload_api_server::SpiffeWorkloadApi,
 };
 use citadel_runtime::ShutdownSignal;
 use futures::Stream;
-use rustls::pki_types::CertificateDer;
 use tokio::{sync::mpsc, time::Instant};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Extensions, Request, Response, Status, metadata::MetadataMap};
 
+use self::answer::{Answer, Shown};
 use crate::{
     gate::{self, Admitted, refuse},
-    identities::{Identities, PATIENCE, Snapshot, Standing, View},
+    identities::{Identities, PATIENCE, Standing, View},
     metrics::Metrics,
 };
 
@@ -45,8 +47,7 @@ impl SpiffeWorkloadApi for WorkloadApi {
         request: Request<X509svidRequest>,
     ) -> Result<Response<Self::FetchX509SVIDStream>, Status> {
         let (metadata, extensions, _) = request.into_parts();
-        self.follow(&metadata, &extensions, "FetchX509SVID", x509_svids)
-            .await
+        self.follow(&metadata, &extensions, "FetchX509SVID").await
     }
 
     async fn fetch_x509_bundles(
@@ -54,7 +55,7 @@ impl SpiffeWorkloadApi for WorkloadApi {
         request: Request<X509BundlesRequest>,
     ) -> Result<Response<Self::FetchX509BundlesStream>, Status> {
         let (metadata, extensions, _) = request.into_parts();
-        self.follow(&metadata, &extensions, "FetchX509Bundles", x509_bundles)
+        self.follow(&metadata, &extensions, "FetchX509Bundles")
             .await
     }
 
@@ -84,13 +85,12 @@ impl SpiffeWorkloadApi for WorkloadApi {
 }
 
 impl WorkloadApi {
-    /// Answers with the full set now, and again whenever `show` shows another one.
-    async fn follow<T: Clone + PartialEq + Send + Sync + 'static>(
+    /// Answers with the full set now, and again whenever it is another one.
+    async fn follow<T: Answer>(
         &self,
         metadata: &MetadataMap,
         extensions: &Extensions,
         rpc: &'static str,
-        show: fn(&Snapshot, &TrustDomain) -> T,
     ) -> Result<Response<Responses<T>>, Status> {
         check_header(metadata)?;
         let Admitted { view, gone } =
@@ -105,7 +105,7 @@ impl WorkloadApi {
             let _counted = counted;
             let hung_up = sender.clone();
             let ended = tokio::select! {
-                ended = push(view, &sender, rpc, |snapshot| show(snapshot, &own)) => ended,
+                ended = push(view, &sender, rpc, &own) => ended,
                 () = hung_up.closed() => return,
                 () = gone.cancelled() => Status::unavailable("the caller's process has ended"),
                 () = shutdown.wait() => Status::unavailable("the agent is shutting down"),
@@ -117,14 +117,14 @@ impl WorkloadApi {
 }
 
 /// Pushes until the caller has nothing any more, and says why.
-async fn push<T: Clone + PartialEq>(
+async fn push<T: Answer>(
     mut view: View,
     sender: &mpsc::Sender<Result<T, Status>>,
     rpc: &'static str,
-    show: impl Fn(&Snapshot) -> T,
+    own: &TrustDomain,
 ) -> Status {
     let deadline = Instant::now() + PATIENCE;
-    let mut shown: Option<T> = None;
+    let mut shown: Option<Shown> = None;
     loop {
         let snapshot = view.snapshot();
         let impatient = Instant::now() >= deadline;
@@ -141,9 +141,10 @@ async fn push<T: Clone + PartialEq>(
         // Full sets only: what is still awaited is waited for a moment, and after that
         // what is there is better than nothing.
         if complete && !snapshot.svids.is_empty() && !snapshot.bundles.is_empty() {
-            let now = show(&snapshot);
+            let now = T::shown(&snapshot);
             if shown.as_ref() != Some(&now) {
-                if sender.send(Ok(now.clone())).await.is_err() {
+                let answer = T::of(&snapshot, own);
+                if sender.send(Ok(answer)).await.is_err() {
                     return Status::cancelled("the caller hung up");
                 }
                 shown = Some(now);
@@ -154,63 +155,6 @@ async fn push<T: Clone + PartialEq>(
             () = tokio::time::sleep_until(deadline), if !impatient => {}
         }
     }
-}
-
-fn x509_svids(snapshot: &Snapshot, own: &TrustDomain) -> X509svidResponse {
-    let bundle = snapshot
-        .bundles
-        .get(own)
-        .map(concatenated)
-        .unwrap_or_default();
-    let mut hints = HashSet::new();
-    let svids = snapshot.svids.iter().map(|svid| X509svid {
-        spiffe_id: svid.id.to_string(),
-        x509_svid: concatenate(&svid.chain),
-        x509_svid_key: svid.key.pkcs8_der().to_vec(),
-        bundle: bundle.clone(),
-        // A hint that is taken would make the choice by hint ambiguous.
-        hint: if hints.insert(&svid.hint) {
-            svid.hint.clone()
-        } else {
-            String::new()
-        },
-    });
-    let svids = svids.collect();
-    let mut federated = bundles(snapshot);
-    federated.remove(&own.id_string());
-    X509svidResponse {
-        svids,
-        crl: Vec::new(),
-        federated_bundles: federated,
-    }
-}
-
-fn x509_bundles(snapshot: &Snapshot, _: &TrustDomain) -> X509BundlesResponse {
-    X509BundlesResponse {
-        crl: Vec::new(),
-        bundles: bundles(snapshot),
-    }
-}
-
-/// By the SPIFFE ID of the trust domain.
-fn bundles(snapshot: &Snapshot) -> HashMap<String, Vec<u8>> {
-    snapshot
-        .bundles
-        .iter()
-        .map(|bundle| (bundle.trust_domain.id_string(), concatenated(bundle)))
-        .collect()
-}
-
-fn concatenated(bundle: &Bundle) -> Vec<u8> {
-    concatenate(&bundle.authorities)
-}
-
-fn concatenate(certificates: &[CertificateDer<'_>]) -> Vec<u8> {
-    certificates
-        .iter()
-        .flat_map(AsRef::as_ref)
-        .copied()
-        .collect()
 }
 
 /// The header that a browser or a confused proxy would not send.

@@ -1,6 +1,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use citadel_identity::verify;
+use citadel_identity::{bundle::Bundle, verify};
 use citadel_proto::workload::spiffe_workload_api_client::SpiffeWorkloadApiClient;
 use rustls::pki_types::CertificateDer;
 use tonic::{Streaming, transport::Channel};
@@ -279,4 +279,70 @@ async fn spiffe_req_31_bundles_are_by_trust_domain_and_follow() {
         response.federated_bundles.keys().collect::<Vec<_>>(),
         ["spiffe://other.org"]
     );
+}
+
+/// A message comes when what it shows changes, and not when only the numbers beside a
+/// bundle do.
+#[tokio::test]
+async fn an_answer_is_repeated_only_when_it_is_another_one() {
+    let agent = TestAgent::new(&in_pod());
+    let mut stream = svids(&agent).await.unwrap();
+    let first = next(&mut stream).await.unwrap();
+    let set = |sequence, authorities| {
+        let mut set = citadel_identity::bundle::BundleSet::default();
+        set.insert(Bundle {
+            trust_domain: TrustDomain::new("example.org").unwrap(),
+            authorities,
+            sequence,
+            refresh_hint: std::time::Duration::from_mins(7),
+        });
+        agent
+            .world
+            .bundles
+            .send_replace(Some(std::sync::Arc::new(set)));
+    };
+    let root = agent.world.ca.pki.root();
+    set(2, vec![root.clone()]);
+    nothing_from(stream.message()).await;
+    let other = crate::testing::Pki::new().root();
+    set(3, vec![root, other]);
+    let second = next(&mut stream).await.unwrap();
+    assert_eq!(second.svids[0].x509_svid, first.svids[0].x509_svid);
+    assert!(second.svids[0].bundle.len() > first.svids[0].bundle.len());
+}
+
+/// Many entries could be for a pod and one is: neither are the others kept, nor do they
+/// keep the one from it.
+#[tokio::test]
+async fn a_pod_that_hundreds_of_entries_could_be_for_gets_the_one_that_is() {
+    let agent = TestAgent::new(&in_pod());
+    let names: Vec<String> = (0..300).map(|number| format!("entry-{number}")).collect();
+    let mut entries: Vec<(&str, &[&str])> = Vec::new();
+    for name in &names {
+        agent.world.ca.mode_of(name, Mode::Deny);
+        entries.push((name, &["k8s:ns:shop"]));
+    }
+    entries.push(("matches", &["k8s:ns:shop"]));
+    agent.set_entries(&entries);
+    let mut stream = svids(&agent).await.unwrap();
+    let response = next(&mut stream).await.unwrap();
+    let pod = format!("spiffe://example.org/pod/{POD}");
+    assert_eq!(ids(&response), [&pod, "spiffe://example.org/matches"]);
+    assert_eq!(agent.world.ca.seen().len(), 302);
+    // Another stream of the same pod asks nothing again.
+    let mut again = svids(&agent).await.unwrap();
+    assert_eq!(ids(&next(&mut again).await.unwrap()), ids(&response));
+    assert_eq!(agent.world.ca.seen().len(), 302);
+    // A change of entries does.
+    for name in &names[..200] {
+        agent.world.ca.mode_of(name, Mode::Good);
+    }
+    agent.set_entries(&entries[..200]);
+    let full = loop {
+        let response = next(&mut stream).await.unwrap();
+        if response.svids.len() == 201 {
+            break response;
+        }
+    };
+    assert_eq!(ids(&full)[200], "spiffe://example.org/entry-199");
 }
