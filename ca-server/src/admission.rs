@@ -4,11 +4,12 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    net::{IpAddr, Ipv6Addr},
+    net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
+use citadel_runtime::tls::host_of;
 use tokio::sync::oneshot;
 
 /// The limits.
@@ -46,13 +47,7 @@ pub enum Lane {
 impl Lane {
     /// The lane of a peer that is not a proven agent.
     pub fn of_peer(address: IpAddr) -> Self {
-        match address.to_canonical() {
-            IpAddr::V6(v6) => {
-                let prefix = v6.to_bits() & !u128::from(u64::MAX);
-                Self::Peer(IpAddr::V6(Ipv6Addr::from_bits(prefix)))
-            }
-            v4 @ IpAddr::V4(_) => Self::Peer(v4),
-        }
+        Self::Peer(host_of(address))
     }
 }
 

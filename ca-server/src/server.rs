@@ -36,8 +36,8 @@ use crate::{
     clusters::{ClusterHandle, ClusterParts, Clusters, SharedKey},
     config::Config,
     grpc::{
-        AdminAccess, AdminApi, AgentApi, Front, FrontParts, HealthApi, IstioApi, MAX_BATCH_REQUEST,
-        MAX_SINGLE_REQUEST, WorkloadApi,
+        AdminAccess, AdminApi, AgentApi, Front, FrontParts, Gate, HealthApi, IstioApi,
+        MAX_BATCH_REQUEST, MAX_SINGLE_REQUEST, Refusals, WorkloadApi,
     },
     issuance::{Issuance, Issuer, Line},
     keys::{CaKeys, KeyError},
@@ -232,9 +232,9 @@ pub async fn build(config: Config, parts: Parts) -> Result<Bound, StartError> {
         authenticator,
         issuance,
         admission,
+        refusals: Arc::new(Refusals::new(metrics.clone())),
         metrics,
         bundles: bundles.clone(),
-        deadline: limits.request_deadline,
         shutdown: shutdown.signal(),
     });
     let bundles = bundles.borrow().clone();
@@ -315,6 +315,10 @@ impl Bound {
             .http2_keepalive_interval(Some(Duration::from_secs(30)))
             .http2_keepalive_timeout(Some(Duration::from_secs(10)))
             .http2_max_header_list_size(16 * 1024)
+            .layer(Gate::new(
+                self.front.refusals.clone(),
+                self.limits.request_deadline,
+            ))
             .add_service(health.max_decoding_message_size(MAX_SINGLE_REQUEST))
             .add_service(
                 AgentServiceServer::new(AgentApi(self.front.clone()))

@@ -6,6 +6,7 @@ pub mod client;
 pub mod config;
 pub mod duration;
 mod harden;
+mod line_limit;
 pub mod process;
 pub mod shutdown;
 pub mod telemetry;
@@ -13,4 +14,5 @@ pub mod tls;
 
 pub use duration::HumanDuration;
 pub use harden::{HardenError, harden};
+pub use line_limit::LineLimit;
 pub use shutdown::{Shutdown, ShutdownSignal};

@@ -16,6 +16,7 @@ use time::OffsetDateTime;
 
 use self::{claims::Claims, local::Verdict, token_review::Reviews};
 use crate::{
+    admission::Lane,
     authz::Policy,
     caller::{Authority, BearerToken, Caller, Evidence, Method, Origin, Role, Subject},
     clusters::{ClusterHandle, Clusters},
@@ -53,6 +54,8 @@ pub struct Credentials {
     pub cluster_id: Option<String>,
     /// The peer.
     pub address: SocketAddr,
+    /// Whose turn the request takes, and whose lines its refusals are.
+    pub lane: Lane,
 }
 
 /// Holds what authentication needs.

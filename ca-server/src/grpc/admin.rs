@@ -13,13 +13,14 @@ use super::{
     refusal::Refusal,
 };
 use crate::{
+    admission::Lane,
     caller::Caller,
     store::{Filter, LogIndex, Query, StoreError, StoredEntry},
 };
 
-const INFO: &str = "citadel.v1.AdminService/GetServerInfo";
-const GET: &str = "citadel.v1.AdminService/GetCertificate";
-const LIST: &str = "citadel.v1.AdminService/ListCertificates";
+pub(super) const INFO: &str = "citadel.v1.AdminService/GetServerInfo";
+pub(super) const GET: &str = "citadel.v1.AdminService/GetCertificate";
+pub(super) const LIST: &str = "citadel.v1.AdminService/ListCertificates";
 
 /// The most records of one answer.
 const MAX_RECORDS: u32 = 1000;
@@ -126,8 +127,9 @@ impl AdminApi {
                         "only root and the server's own user may use this socket",
                         format!("local admin socket: peer uid {uid:?}"),
                     );
-                    self.front
-                        .refused(rpc, SocketAddr::from(([0, 0, 0, 0], 0)), &refusal);
+                    let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
+                    let lane = Lane::of_peer(nowhere.ip());
+                    self.front.refusals.record(rpc, &lane, nowhere, &refusal);
                     Err(refusal.into())
                 }
             };

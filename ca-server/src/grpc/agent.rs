@@ -2,6 +2,7 @@
 
 use std::{pin::Pin, time::Duration};
 
+use citadel_identity::limits;
 use citadel_proto::v1::{self, agent_service_server::AgentService, issue_item::Subject};
 use futures::Stream;
 use time::OffsetDateTime;
@@ -17,21 +18,25 @@ use super::{
 };
 use crate::{
     authn::Credentials,
-    authz::{Ask, Wish},
+    authz::{Ask, Denied, Wish},
     caller::{BearerToken, Caller, Role},
     issuance::{Item, ItemError},
 };
 
-const ATTEST: &str = "citadel.v1.AgentService/AttestAgent";
-const ISSUE: &str = "citadel.v1.AgentService/IssueBatch";
-const ENTRIES: &str = "citadel.v1.AgentService/StreamEntries";
-const BUNDLES: &str = "citadel.v1.AgentService/StreamTrustBundles";
+pub(super) const ATTEST: &str = "citadel.v1.AgentService/AttestAgent";
+pub(super) const ISSUE: &str = "citadel.v1.AgentService/IssueBatch";
+pub(super) const ENTRIES: &str = "citadel.v1.AgentService/StreamEntries";
+pub(super) const BUNDLES: &str = "citadel.v1.AgentService/StreamTrustBundles";
 
 /// An open stream's agent is authenticated again this often: its pod or node may be gone.
 const RECHECK: Duration = Duration::from_secs(10);
 
 /// The longest idempotency key, bytes.
 const MAX_IDEMPOTENCY_KEY: usize = 64;
+/// The longest name or UID of a Kubernetes object, bytes.
+const MAX_NAME: usize = 253;
+/// The longest entry ID, bytes: a SPIFFE ID's path, `#` and 12 digits.
+const MAX_ENTRY_ID: usize = limits::SPIFFE_ID_BYTES + 13;
 
 /// The service.
 pub(crate) struct AgentApi(pub(crate) Front);
@@ -190,11 +195,7 @@ impl AgentApi {
         let caller = self.0.caller(credentials, now).await?;
         match caller.role {
             Role::Agent { .. } => Ok(caller),
-            Role::Workload | Role::CaServer => Err(Refusal::new(
-                Code::PermissionDenied,
-                "this RPC is for node agents: present an agent's SVID",
-                "the caller is no agent",
-            )),
+            Role::Workload | Role::CaServer => Err(Refusal::no_agent()),
         }
     }
 
@@ -204,7 +205,7 @@ impl AgentApi {
             Ok(_) => Ok(()),
             Err(refusal) if refusal.code == Code::Unavailable => Ok(()),
             Err(refusal) => {
-                self.0.refused(rpc, credentials.address, &refusal);
+                self.0.refused(rpc, credentials, &refusal);
                 Err(refusal.into())
             }
         }
@@ -233,7 +234,7 @@ impl AgentApi {
                     Ok(svid) => v1::issue_result::Outcome::Svid(front.svid(&svid)),
                     Err(error) => {
                         let refusal = Refusal::from(error);
-                        front.refused(ISSUE, credentials.address, &refusal);
+                        front.refused(ISSUE, credentials, &refusal);
                         v1::issue_result::Outcome::Error(refusal.into_item_error())
                     }
                 };
@@ -256,25 +257,20 @@ impl AgentApi {
         item: v1::IssueItem,
         now: OffsetDateTime,
     ) -> Result<Item, ItemError> {
-        let invalid = |refusal: Refusal| crate::authz::Denied::Invalid(refusal.message);
+        let invalid = |refusal: Refusal| Denied::Invalid(refusal.message);
         check_kind(item.kind).map_err(invalid)?;
-        if item.idempotency_key.len() > MAX_IDEMPOTENCY_KEY {
-            return Err(crate::authz::Denied::Invalid(format!(
-                "idempotency_key: longer than {MAX_IDEMPOTENCY_KEY} bytes"
-            ))
-            .into());
-        }
+        bounded("idempotency_key", item.idempotency_key, MAX_IDEMPOTENCY_KEY)?;
         let wish = wish(item.ttl_seconds, &item.previous_serial).map_err(invalid)?;
         let given = |text: String| (!text.is_empty()).then_some(text);
         let ask = match item.subject {
             Some(Subject::Pod(pod)) => Ask::Pod {
-                uid: pod.pod_uid,
-                namespace: given(pod.namespace),
-                account: given(pod.service_account),
+                uid: bounded("pod_uid", pod.pod_uid, MAX_NAME)?,
+                namespace: given(bounded("namespace", pod.namespace, MAX_NAME)?),
+                account: given(bounded("service_account", pod.service_account, MAX_NAME)?),
             },
             Some(Subject::Entry(entry)) => Ask::Entry {
-                entry_id: entry.entry_id,
-                pod_uid: given(entry.pod_uid),
+                entry_id: bounded("entry_id", entry.entry_id, MAX_ENTRY_ID)?,
+                pod_uid: given(bounded("pod_uid", entry.pod_uid, MAX_NAME)?),
             },
             Some(Subject::RelayedToken(relayed)) => {
                 // The token's cluster can only be the agent's: no header may say otherwise.
@@ -282,6 +278,7 @@ impl AgentApi {
                     Role::Agent { cluster, .. } => Some(cluster.as_str()),
                     _ => None,
                 };
+                let pod_uid = bounded("pod_uid", relayed.pod_uid, MAX_NAME)?;
                 let token = BearerToken::new(relayed.token);
                 let workload = self
                     .0
@@ -290,11 +287,11 @@ impl AgentApi {
                     .await?;
                 Ask::Relayed {
                     workload: Box::new(workload),
-                    pod_uid: given(relayed.pod_uid),
+                    pod_uid: given(pod_uid),
                 }
             }
             None => {
-                return Err(crate::authz::Denied::Invalid(
+                return Err(Denied::Invalid(
                     "subject: missing; name a pod, an entry or a relayed token".into(),
                 )
                 .into());
@@ -306,6 +303,16 @@ impl AgentApi {
             csr: item.csr,
         })
     }
+}
+
+/// The text, unless it is longer than what it can name.
+fn bounded(field: &str, text: String, most: usize) -> Result<String, Denied> {
+    if text.len() > most {
+        return Err(Denied::Invalid(format!(
+            "{field}: longer than {most} bytes"
+        )));
+    }
+    Ok(text)
 }
 
 fn entries_of(front: &Front, caller: &Caller) -> v1::EntriesUpdate {

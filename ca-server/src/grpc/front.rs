@@ -1,9 +1,9 @@
-//! What every service does first: credentials, a turn in the queue, a deadline, and one log
-//! line for each refusal.
+//! What every service does first: credentials, a turn in the queue, and one log line for each
+//! refusal. The deadline is the gate's.
 
-use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
+use std::{future::Future, sync::Arc};
 
-use citadel_identity::{bundle::BundleSet, template, verify};
+use citadel_identity::{bundle::BundleSet, template};
 use citadel_proto::v1;
 use citadel_runtime::{ShutdownSignal, tls::PeerInfo};
 use rustls::pki_types::CertificateDer;
@@ -11,7 +11,7 @@ use time::OffsetDateTime;
 use tokio::sync::watch;
 use tonic::{Request, Status, metadata::MetadataMap};
 
-use super::refusal::Refusal;
+use super::{refusal::Refusal, refusals::Refusals};
 use crate::{
     admission::{Admission, Lane},
     authn::{Authenticator, AuthnError, Credentials},
@@ -32,8 +32,8 @@ pub(crate) struct FrontParts {
     pub(crate) metrics: Arc<Metrics>,
     /// The trust bundles, as they change.
     pub(crate) bundles: watch::Receiver<Arc<BundleSet>>,
-    /// The longest that one request may take.
-    pub(crate) deadline: Duration,
+    /// Counts and logs those who get nothing.
+    pub(crate) refusals: Arc<Refusals>,
     /// Ends open streams, so that a shutdown does not wait for them.
     pub(crate) shutdown: ShutdownSignal,
 }
@@ -56,46 +56,34 @@ impl Front {
         Self(Arc::new(parts))
     }
 
-    /// Serves one request: waits for a turn, keeps the deadline, counts, and logs a refusal.
+    /// Serves one request: waits for a turn, counts, and logs a refusal.
     pub(super) async fn serve<T>(
         &self,
         rpc: &'static str,
         credentials: &Credentials,
         work: impl Future<Output = Result<T, Refusal>>,
     ) -> Result<T, Status> {
-        let lane = lane(credentials);
         let admitted = async {
-            let _turn = self.admission.enter(lane).await?;
+            let _turn = self.admission.enter(credentials.lane.clone()).await?;
             self.metrics.waiting(self.admission.waiting());
             work.await
         };
-        let result = match tokio::time::timeout(self.deadline, admitted).await {
-            Ok(result) => result,
-            Err(_) => Err(Refusal::deadline(self.deadline)),
-        };
-        match result {
+        match admitted.await {
             Ok(value) => {
                 self.metrics.request(rpc, "Ok");
                 Ok(value)
             }
             Err(refusal) => {
-                self.refused(rpc, credentials.address, &refusal);
+                self.refused(rpc, credentials, &refusal);
                 Err(refusal.into())
             }
         }
     }
 
     /// Counts and logs a refusal, of a request or of one item.
-    pub(super) fn refused(&self, rpc: &'static str, peer: SocketAddr, refusal: &Refusal) {
-        self.metrics.request(rpc, code_name(refusal.code));
-        tracing::warn!(
-            target: "citadel::refused",
-            rpc,
-            %peer,
-            code = code_name(refusal.code),
-            reason = refusal.reason,
-            "refused"
-        );
+    pub(super) fn refused(&self, rpc: &'static str, credentials: &Credentials, refusal: &Refusal) {
+        self.refusals
+            .record(rpc, &credentials.lane, credentials.address, refusal);
     }
 
     /// Authenticates the sender.
@@ -186,6 +174,7 @@ pub(super) fn credentials<T>(request: &Request<T>) -> Result<Credentials, Status
             .and_then(|value| value.to_str().ok())
             .map(ToOwned::to_owned),
         address: peer.address,
+        lane: lane(peer),
     })
 }
 
@@ -200,15 +189,10 @@ fn bearer(metadata: &MetadataMap) -> Option<BearerToken> {
 }
 
 /// Agents queue by their node; everybody else by address. The chain was verified by TLS.
-fn lane(credentials: &Credentials) -> Lane {
-    let agent = credentials
-        .client_chain
-        .first()
-        .and_then(|leaf| verify::spiffe_id(leaf).ok())
-        .and_then(|id| template::parse_agent_id(&id));
-    match agent {
+pub(super) fn lane(peer: &PeerInfo) -> Lane {
+    match peer.client_id.as_ref().and_then(template::parse_agent_id) {
         Some((cluster, node)) => Lane::Node(format!("{cluster}/{node}")),
-        None => Lane::of_peer(credentials.address.ip()),
+        None => Lane::of_peer(peer.address.ip()),
     }
 }
 

@@ -20,7 +20,8 @@ use crate::{
     issuance::{CSR_ERROR, Item, Svid},
 };
 
-const CREATE_CERTIFICATE: &str = "istio.v1.auth.IstioCertificateService/CreateCertificate";
+pub(super) const CREATE_CERTIFICATE: &str =
+    "istio.v1.auth.IstioCertificateService/CreateCertificate";
 
 /// The service; requests without a lifetime get `default_ttl`.
 pub(crate) struct IstioApi {

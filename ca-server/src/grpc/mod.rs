@@ -3,16 +3,21 @@
 mod admin;
 mod agent;
 mod front;
+mod gate;
 mod health;
+mod in_flight;
 mod istio;
 mod refusal;
+mod refusals;
 mod workload;
 
 pub(crate) use admin::{AdminAccess, AdminApi};
 pub(crate) use agent::AgentApi;
 pub(crate) use front::{Front, FrontParts};
+pub(crate) use gate::Gate;
 pub(crate) use health::HealthApi;
 pub(crate) use istio::IstioApi;
+pub(crate) use refusals::Refusals;
 pub(crate) use workload::WorkloadApi;
 
 /// The largest request with one certificate, bytes.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use citadel_proto::v1;
 use tonic::{Code, Status, metadata::MetadataValue};
 
+use super::in_flight::Full;
 use crate::{
     admission::Overloaded,
     authn::AuthnError,
@@ -41,6 +42,15 @@ impl Refusal {
     pub(super) fn invalid(message: impl Into<String>) -> Self {
         let message = message.into();
         Self::new(Code::InvalidArgument, message.clone(), message)
+    }
+
+    /// Of an RPC for agents, to whoever is none.
+    pub(super) fn no_agent() -> Self {
+        Self::new(
+            Code::PermissionDenied,
+            "this RPC is for node agents: present an agent's SVID",
+            "the caller is no agent",
+        )
     }
 
     fn retryable(code: Code, message: &str, reason: String, after: Duration) -> Self {
@@ -137,6 +147,17 @@ impl From<Overloaded> for Refusal {
             "too many requests are waiting: try again later",
             overloaded.to_string(),
             overloaded.retry_after,
+        )
+    }
+}
+
+impl From<Full> for Refusal {
+    fn from(full: Full) -> Self {
+        Self::retryable(
+            Code::ResourceExhausted,
+            "too many requests are unanswered: try again later",
+            full.to_string(),
+            UNAVAILABLE_RETRY,
         )
     }
 }

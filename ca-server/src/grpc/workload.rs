@@ -13,7 +13,7 @@ use crate::{
     issuance::Item,
 };
 
-const ISSUE_SVID: &str = "citadel.v1.WorkloadService/IssueSvid";
+pub(super) const ISSUE_SVID: &str = "citadel.v1.WorkloadService/IssueSvid";
 
 /// The service.
 pub(crate) struct WorkloadApi(pub(crate) Front);

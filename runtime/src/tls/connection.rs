@@ -8,6 +8,7 @@ use std::{
     task::{Context, Poll},
 };
 
+use citadel_identity::{SpiffeId, verify};
 use rustls::pki_types::CertificateDer;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -16,10 +17,14 @@ use tokio::{
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
-use super::limits::Slot;
+use super::{
+    limits::Slot,
+    metrics::{Failure, Refused},
+    watchdog::{LastUse, Verdict, Watchdog},
+};
 
 /// Who is at the other end. In the extensions of each request of the connection.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct PeerInfo {
     /// The peer's TCP address. An IPv4 address is an IPv4 address, also on a socket that
     /// listens on `[::]`.
@@ -28,6 +33,9 @@ pub struct PeerInfo {
     /// presented none. The connection may outlive it: compare its validity with the clock
     /// wherever it counts.
     pub client_chain: Arc<[CertificateDer<'static>]>,
+    /// The SPIFFE ID of that chain's leaf, read once for all requests.
+    pub client_id: Option<SpiffeId>,
+    last_use: Arc<LastUse>,
 }
 
 /// A connection whose handshake is complete. Its place among the limits is free again once
@@ -35,26 +43,43 @@ pub struct PeerInfo {
 pub struct TlsConn {
     stream: TlsStream<TcpStream>,
     peer: PeerInfo,
-    _slot: Slot,
+    /// Until nothing can end the connection but its two ends.
+    watchdog: Option<Watchdog>,
+    slot: Slot,
 }
 
 impl TlsConn {
-    pub(super) fn new(stream: TlsStream<TcpStream>, address: SocketAddr, slot: Slot) -> Self {
+    /// Takes over a connection whose handshake is complete, or says which limit it is over.
+    pub(super) fn new(
+        stream: TlsStream<TcpStream>,
+        address: SocketAddr,
+        slot: Slot,
+    ) -> Result<Self, Refused> {
         let (_, session) = stream.get_ref();
-        let client_chain = session
+        let client_chain: Arc<[_]> = session
             .peer_certificates()
             .into_iter()
             .flatten()
             .map(|certificate| certificate.clone().into_owned())
             .collect();
-        Self {
+        let slot = if client_chain.is_empty() {
+            slot.without_certificate()?
+        } else {
+            slot
+        };
+        let limits = slot.limits();
+        let peer = PeerInfo::new(address, client_chain);
+        let idle = peer
+            .client_chain
+            .is_empty()
+            .then(|| (limits.idle, peer.last_use.clone()));
+        let watchdog = Watchdog::new(limits.handshake, idle);
+        Ok(Self {
             stream,
-            peer: PeerInfo {
-                address,
-                client_chain,
-            },
-            _slot: slot,
-        }
+            peer,
+            watchdog: Some(watchdog),
+            slot,
+        })
     }
 
     /// Who is at the other end.
@@ -70,6 +95,27 @@ impl TlsConn {
 
 // === impl PeerInfo ===
 
+impl PeerInfo {
+    /// A peer that connected just now, with its verified chain.
+    pub fn new(address: SocketAddr, client_chain: Arc<[CertificateDer<'static>]>) -> Self {
+        let client_id = client_chain
+            .first()
+            .and_then(|leaf| verify::spiffe_id(leaf).ok());
+        Self {
+            address,
+            client_chain,
+            client_id,
+            last_use: Arc::new(LastUse::now()),
+        }
+    }
+
+    /// To be called for each request: a connection without a client certificate is closed
+    /// once none has begun for [`super::ConnectionLimits::idle`].
+    pub fn request_began(&self) {
+        self.last_use.is_now();
+    }
+}
+
 impl fmt::Debug for PeerInfo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PeerInfo")
@@ -78,7 +124,7 @@ impl fmt::Debug for PeerInfo {
                 "client_chain",
                 &format_args!("{} certificates", self.client_chain.len()),
             )
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 
@@ -98,7 +144,30 @@ impl AsyncRead for TlsConn {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
+        let this = &mut *self;
+        let Some(watchdog) = &mut this.watchdog else {
+            return Pin::new(&mut this.stream).poll_read(cx, buffer);
+        };
+        match watchdog.poll(cx) {
+            None => {}
+            Some(Verdict::NoPreface) => {
+                this.slot.metrics().handshake_failed(Failure::Preface);
+                tracing::debug!(peer = %this.peer.address, "no HTTP/2 preface in time");
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+            Some(Verdict::Idle) => {
+                this.slot.metrics().idle_closed();
+                tracing::debug!(peer = %this.peer.address, "closed for want of a request");
+                // The end of the stream: the server closes in order.
+                return Poll::Ready(Ok(()));
+            }
+        }
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut this.stream).poll_read(cx, buffer);
+        if polled.is_ready() && watchdog.has_read(buffer.filled().len().saturating_sub(before)) {
+            this.watchdog = None;
+        }
+        polled
     }
 }
 

@@ -30,9 +30,9 @@ use super::{
     accept::Backoff,
     connection::TlsConn,
     limits::{ConnectionLimits, Places, Slot},
-    metrics::{ConnectionMetrics, Failure},
+    metrics::{ConnectionMetrics, Failure, Refused},
 };
-use crate::ShutdownSignal;
+use crate::{LineLimit, ShutdownSignal};
 
 /// Connections whose handshake is complete and which the server has not taken yet.
 const READY: usize = 64;
@@ -162,9 +162,7 @@ impl Acceptor {
         let slot = match self.places.take(address.ip()) {
             Ok(slot) => slot,
             Err(limit) => {
-                self.metrics.refused(limit);
-                self.failures
-                    .log(address, &format_args!("connection limit reached: {limit}"));
+                self.refuse(address, limit);
                 return;
             }
         };
@@ -178,6 +176,12 @@ impl Acceptor {
         handshakes.spawn(handshake);
     }
 
+    fn refuse(&self, address: SocketAddr, limit: Refused) {
+        self.metrics.refused(limit);
+        self.failures
+            .log(address, &format_args!("connection limit reached: {limit}"));
+    }
+
     async fn handshake(
         &self,
         stream: TcpStream,
@@ -189,7 +193,13 @@ impl Acceptor {
             tracing::debug!(peer = %address, %error, "TCP_NODELAY was refused");
         }
         match tokio::time::timeout(self.deadline, self.tls.accept(stream)).await {
-            Ok(Ok(stream)) => Some(TlsConn::new(stream, address, slot)),
+            Ok(Ok(stream)) => match TlsConn::new(stream, address, slot) {
+                Ok(connection) => Some(connection),
+                Err(limit) => {
+                    self.refuse(address, limit);
+                    None
+                }
+            },
             Ok(Err(error)) if is_disconnect(&error) => {
                 // Port scans and TCP probes do this all day.
                 self.metrics.handshake_failed(Failure::Closed);
@@ -223,26 +233,20 @@ fn is_disconnect(error: &io::Error) -> bool {
     )
 }
 
-/// Logs refused connections, at most [`FailureLog::LINES`] a window: hostile clients must
-/// not fill the disk. What is left out is counted in the next line, and always in the metrics.
+/// Logs refused connections, few lines a window: hostile clients must not fill the disk. What
+/// is left out is counted in the next line, and always in the metrics.
 #[derive(Debug, Default)]
-struct FailureLog(Mutex<Window>);
-
-#[derive(Debug, Default)]
-struct Window {
-    begun: Option<Instant>,
-    lines: u32,
-    left_out: u64,
-}
+struct FailureLog(Mutex<LineLimit>);
 
 impl FailureLog {
     const LINES: u32 = 20;
-    const WINDOW: Duration = Duration::from_secs(10);
 
     fn log(&self, peer: SocketAddr, reason: &std::fmt::Arguments<'_>) {
-        let Some(left_out) = self.may_log(Instant::now()) else {
+        let mut limit = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(left_out) = limit.take(Instant::now(), Self::LINES) else {
             return;
         };
+        drop(limit);
         tracing::warn!(
             target: "citadel::refused",
             %reason,
@@ -251,24 +255,6 @@ impl FailureLog {
             rpc = "",
             left_out,
         );
-    }
-
-    /// How many lines were left out before this one, or `None` if this one is left out.
-    fn may_log(&self, now: Instant) -> Option<u64> {
-        let mut window = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if window
-            .begun
-            .is_none_or(|begun| now.duration_since(begun) >= Self::WINDOW)
-        {
-            window.begun = Some(now);
-            window.lines = 0;
-        }
-        if window.lines >= Self::LINES {
-            window.left_out += 1;
-            return None;
-        }
-        window.lines += 1;
-        Some(std::mem::take(&mut window.left_out))
     }
 }
 
@@ -279,20 +265,5 @@ impl Stream for Incoming {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         self.ready.poll_recv(cx)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_flood_of_failures_logs_few_lines_and_counts_the_rest() {
-        let log = FailureLog::default();
-        let begun = Instant::now();
-        let lines = (0..500).filter(|_| log.may_log(begun).is_some()).count();
-        assert_eq!(lines, 20);
-        assert_eq!(log.may_log(begun + FailureLog::WINDOW), Some(480));
-        assert_eq!(log.may_log(begun + FailureLog::WINDOW), Some(0));
     }
 }

@@ -13,6 +13,7 @@ pub struct ConnectionMetrics {
     accepted: Counter,
     refused: Family<RefusedLabel, Counter>,
     handshake_failures: Family<FailureLabel, Counter>,
+    idle_closed: Counter,
     accept_errors: Counter,
 }
 
@@ -21,6 +22,8 @@ pub struct ConnectionMetrics {
 pub(super) enum Refused {
     Total,
     PerAddress,
+    /// The rest is kept for connections with a client certificate.
+    WithoutCertificate,
 }
 
 /// Why a handshake did not complete.
@@ -30,6 +33,8 @@ pub(super) enum Failure {
     /// The peer left before the handshake was complete.
     Closed,
     Tls,
+    /// TLS was complete, and no HTTP/2 connection preface came in time.
+    Preface,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -67,6 +72,11 @@ impl ConnectionMetrics {
             self.handshake_failures.clone(),
         );
         registry.register(
+            "connections_idle_closed",
+            "Connections without a client certificate closed for want of a request",
+            self.idle_closed.clone(),
+        );
+        registry.register(
             "accept_errors",
             "Errors of accept(), such as too many open files",
             self.accept_errors.clone(),
@@ -97,6 +107,10 @@ impl ConnectionMetrics {
             .inc();
     }
 
+    pub(super) fn idle_closed(&self) {
+        self.idle_closed.inc();
+    }
+
     pub(super) fn accept_failed(&self) {
         self.accept_errors.inc();
     }
@@ -114,6 +128,11 @@ impl ConnectionMetrics {
     }
 
     #[cfg(test)]
+    pub(super) fn idle_closed_so_far(&self) -> u64 {
+        self.idle_closed.get()
+    }
+
+    #[cfg(test)]
     pub(super) fn accept_errors_so_far(&self) -> u64 {
         self.accept_errors.get()
     }
@@ -124,6 +143,7 @@ impl std::fmt::Display for Refused {
         f.write_str(match self {
             Self::Total => "too many connections",
             Self::PerAddress => "too many connections from this address",
+            Self::WithoutCertificate => "too many connections without a client certificate",
         })
     }
 }

@@ -7,6 +7,7 @@ mod connection;
 mod incoming;
 mod limits;
 mod metrics;
+mod watchdog;
 
 use std::{
     io,
@@ -26,7 +27,7 @@ pub use self::{
     certificate::ReloadingCertificate,
     connection::{PeerInfo, TlsConn},
     incoming::{Incoming, incoming},
-    limits::ConnectionLimits,
+    limits::{ConnectionLimits, host_of},
     metrics::ConnectionMetrics,
 };
 

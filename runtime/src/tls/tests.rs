@@ -249,13 +249,14 @@ async fn a_silent_client_delays_nobody_and_is_cut_off() {
         .await
         .unwrap();
     let mut server = taken(&mut bench).await;
-    ping(&mut client, &mut server).await;
+    client.write_all(PREFACE).await.unwrap();
+    soon(server.read_exact(&mut [0; 24])).await.unwrap();
     for mut stream in silent {
         assert_eq!(soon(stream.read(&mut [0])).await.unwrap_or(0), 0);
     }
     assert_eq!(bench.metrics.failed_so_far(Failure::Deadline), 20);
     assert_eq!(bench.metrics.open(), 1);
-    // The deadline is the handshake's alone.
+    // The deadline is the handshake's and the preface's alone.
     ping(&mut client, &mut server).await;
 }
 
@@ -419,4 +420,110 @@ async fn sockets_do_not_delay_small_writes() {
         .await
         .unwrap();
     assert!(taken(&mut bench).await.nodelay());
+}
+
+/// Reads until the connection ends, as a server does.
+async fn read_on(mut server: TlsConn) -> io::Result<()> {
+    while server.read(&mut [0; 64]).await? > 0 {}
+    Ok(())
+}
+
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+#[tokio::test]
+async fn a_client_that_sends_no_http2_preface_is_cut_off_certificate_or_not() {
+    let limits = ConnectionLimits {
+        handshake: Duration::from_millis(300),
+        ..Default::default()
+    };
+    let mut bench = Bench::new(limits).await;
+    for own in [None, Some(bench.authority.certificate())] {
+        let mut client = connect(bench.address, bench.authority.client_config(own))
+            .await
+            .unwrap();
+        // All of it but the last byte.
+        client.write_all(&PREFACE[..23]).await.unwrap();
+        let error = soon(read_on(taken(&mut bench).await)).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert_eq!(soon(client.read(&mut [0])).await.unwrap_or(0), 0);
+    }
+    assert_eq!(bench.metrics.failed_so_far(Failure::Preface), 2);
+    assert_eq!(bench.metrics.open(), 0);
+}
+
+#[tokio::test]
+async fn a_connection_without_a_certificate_ends_once_it_asks_for_nothing() {
+    let limits = ConnectionLimits {
+        handshake: Duration::from_millis(300),
+        idle: Duration::from_millis(600),
+        ..Default::default()
+    };
+    let mut bench = Bench::new(limits).await;
+    let config = bench.authority.client_config(None);
+    let mut idle = connect(bench.address, config.clone()).await.unwrap();
+    idle.write_all(PREFACE).await.unwrap();
+    let idle_server = taken(&mut bench).await;
+    let mut busy = connect(bench.address, config).await.unwrap();
+    busy.write_all(PREFACE).await.unwrap();
+    let busy_server = taken(&mut bench).await;
+    let mut proven = connect(
+        bench.address,
+        bench
+            .authority
+            .client_config(Some(bench.authority.certificate())),
+    )
+    .await
+    .unwrap();
+    proven.write_all(PREFACE).await.unwrap();
+    let proven_server = taken(&mut bench).await;
+
+    let peer = busy_server.peer().clone();
+    let busy_server = tokio::spawn(read_on(busy_server));
+    let proven_server = tokio::spawn(read_on(proven_server));
+    // Bytes are no use of it: only requests count.
+    let idle_server = soon(async {
+        let server = read_on(idle_server);
+        tokio::pin!(server);
+        loop {
+            tokio::select! {
+                ended = &mut server => return ended,
+                () = tokio::time::sleep(Duration::from_millis(50)) => {
+                    idle.write_all(b"ping").await.unwrap();
+                    peer.request_began();
+                }
+            }
+        }
+    });
+    idle_server.await.unwrap();
+    assert_eq!(bench.metrics.idle_closed_so_far(), 1);
+    assert!(!busy_server.is_finished(), "a connection in use was closed");
+    soon(busy_server).await.unwrap().unwrap();
+    assert_eq!(bench.metrics.idle_closed_so_far(), 2);
+    assert!(!proven_server.is_finished(), "a proven one was closed");
+    drop(proven);
+}
+
+#[tokio::test]
+async fn places_are_kept_for_connections_with_a_certificate() {
+    let limits = ConnectionLimits {
+        total: 4,
+        ..Default::default()
+    };
+    let mut bench = Bench::new(limits).await;
+    let without = bench.authority.client_config(None);
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        let client = connect(bench.address, without.clone()).await.unwrap();
+        held.push((client, taken(&mut bench).await));
+    }
+    if let Ok(mut refused) = connect(bench.address, without).await {
+        assert_eq!(soon(refused.read(&mut [0])).await.unwrap_or(0), 0);
+    }
+    assert_eq!(bench.metrics.refused_so_far(Refused::WithoutCertificate), 1);
+    let own = bench.authority.certificate();
+    let mut proven = connect(bench.address, bench.authority.client_config(Some(own)))
+        .await
+        .unwrap();
+    let mut server = taken(&mut bench).await;
+    ping(&mut proven, &mut server).await;
 }

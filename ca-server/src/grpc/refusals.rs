@@ -1,0 +1,134 @@
+//! Counts refusals, and writes one line for each to the log, within bounds: who is refused
+//! must not be able to fill the disk.
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use citadel_runtime::LineLimit;
+use tokio::time::Instant;
+
+use super::{front::code_name, refusal::Refusal};
+use crate::{admission::Lane, metrics::Metrics};
+
+/// Lines in [`LineLimit::WINDOW`] for one caller: as many as a batch has items.
+const PER_CALLER: u32 = 256;
+/// Lines in [`LineLimit::WINDOW`] in all.
+const IN_ALL: u32 = 2048;
+/// Callers told apart at once.
+const CALLERS: usize = 4096;
+/// The most of a reason that is written, characters.
+const REASON: usize = 500;
+
+/// Shared by all services.
+pub(crate) struct Refusals {
+    metrics: Arc<Metrics>,
+    lines: Mutex<Lines>,
+}
+
+#[derive(Default)]
+struct Lines {
+    all: LineLimit,
+    callers: HashMap<Lane, LineLimit>,
+    /// Left out since the last line, of whoever.
+    left_out: u64,
+}
+
+impl Refusals {
+    pub(crate) fn new(metrics: Arc<Metrics>) -> Self {
+        Self {
+            metrics,
+            lines: Mutex::default(),
+        }
+    }
+
+    /// Counts a refusal, of a request or of one item, and logs it unless this caller, or all
+    /// together, had their lines. What is left out is counted in the next line.
+    pub(super) fn record(
+        &self,
+        rpc: &'static str,
+        lane: &Lane,
+        peer: SocketAddr,
+        refusal: &Refusal,
+    ) {
+        let code = code_name(refusal.code);
+        self.metrics.request(rpc, code);
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(left_out) = lines.take(lane, Instant::now()) else {
+            return;
+        };
+        drop(lines);
+        // What the reason quotes may be as long as the request.
+        tracing::warn!(
+            target: "citadel::refused",
+            rpc,
+            %peer,
+            code,
+            reason = format_args!("{:.REASON$}", refusal.reason),
+            left_out,
+            "refused"
+        );
+    }
+}
+
+impl Lines {
+    fn take(&mut self, lane: &Lane, now: Instant) -> Option<u64> {
+        if self.callers.len() >= CALLERS && !self.callers.contains_key(lane) {
+            self.callers.retain(|_, limit| !limit.is_over(now));
+        }
+        let known = self.callers.len() < CALLERS || self.callers.contains_key(lane);
+        // Where there are too many callers to tell apart, the limit of all is the limit.
+        let may_log = !known
+            || self
+                .callers
+                .entry(lane.clone())
+                .or_default()
+                .take(now, PER_CALLER)
+                .is_some();
+        if !may_log || self.all.take(now, IN_ALL).is_none() {
+            self.left_out += 1;
+            return None;
+        }
+        Some(std::mem::take(&mut self.left_out))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lane(number: u32) -> Lane {
+        Lane::Node(number.to_string())
+    }
+
+    #[test]
+    fn a_flood_of_one_caller_leaves_lines_to_others_and_is_counted() {
+        let mut lines = Lines::default();
+        let now = Instant::now();
+        let logged = (0..1000).filter(|_| lines.take(&lane(1), now).is_some());
+        assert_eq!(logged.count(), PER_CALLER as usize);
+        assert_eq!(
+            lines.take(&lane(2), now),
+            Some(1000 - u64::from(PER_CALLER))
+        );
+        assert_eq!(lines.take(&lane(1), now), None);
+        assert_eq!(lines.take(&lane(1), now + LineLimit::WINDOW), Some(1));
+    }
+
+    #[test]
+    fn many_callers_together_have_a_limit_too_and_are_forgotten() {
+        let mut lines = Lines::default();
+        let now = Instant::now();
+        let logged = (0..10_000).filter(|number| lines.take(&lane(*number), now).is_some());
+        assert_eq!(logged.count(), IN_ALL as usize);
+        assert_eq!(lines.callers.len(), CALLERS);
+        let later = now + LineLimit::WINDOW;
+        assert_eq!(
+            lines.take(&lane(20_000), later),
+            Some(10_000 - u64::from(IN_ALL))
+        );
+        assert_eq!(lines.callers.len(), 1);
+    }
+}
