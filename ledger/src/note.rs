@@ -1,5 +1,7 @@
 //! Signed notes (C2SP signed-note): a text, an empty line, and signatures over the text.
 
+use std::fmt::Write as _;
+
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use thiserror::Error;
 
@@ -117,11 +119,13 @@ impl Note {
         let mut note = format!("{}\n", self.text);
         for signature in &self.signatures {
             let bytes = [&signature.key_id.to_be_bytes(), signature.bytes.as_slice()].concat();
-            note.push_str(&format!(
-                "\u{2014} {} {}\n",
+            // Writing to a string can't fail.
+            let _ = writeln!(
+                note,
+                "\u{2014} {} {}",
                 signature.name,
                 STANDARD.encode(bytes)
-            ));
+            );
         }
         note
     }

@@ -69,6 +69,7 @@ impl Node {
     }
 
     /// The subtree that this one and its sibling are the halves of.
+    #[must_use]
     pub fn parent(self) -> Self {
         Self {
             level: self.level + 1,

@@ -24,7 +24,7 @@ fn tiles_of(size: u64) -> Vec<(Tile, Vec<u8>)> {
     let mut tree = CompactRange::new();
     for index in 0..size {
         tree.append(leaf_hash(&naive::entry(index)), |node: Node, hash| {
-            if node.level % 8 == 0 {
+            if node.level.is_multiple_of(8) {
                 let level = usize::from(node.level / 8);
                 levels.resize_with(levels.len().max(level + 1), Vec::new);
                 levels[level].push(hash);
