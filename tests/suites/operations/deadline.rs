@@ -20,7 +20,7 @@ async fn a_request_ends_with_its_deadline_whoever_keeps_it_waiting() {
     // The API server may take far longer than a request.
     let cluster = json!([{
         "name": "default", "kubeconfig": access.kubeconfig,
-        "mode": "token_review", "api_deadline": "60s",
+        "mode": "token_review", "api_deadline": "10s",
     }]);
     let limits = json!({ "in_flight": 1, "request_deadline": "1s" });
     let scene = Scene::on(&api, |ca| ca.set("clusters", cluster).set("limits", limits)).await;
