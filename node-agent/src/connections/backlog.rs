@@ -74,7 +74,7 @@ impl Backlog {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-    use std::{future::Future, path::PathBuf, pin::pin, task::Poll};
+    use std::{path::PathBuf, pin::pin};
 
     use super::*;
     use crate::{
@@ -134,8 +134,7 @@ mod tests {
         /// Looks at the queue and finds it empty.
         async fn look(&mut self) {
             let mut accepting = pin!(self.backlog.accept());
-            let found = std::future::poll_fn(|cx| Poll::Ready(accepting.as_mut().poll(cx))).await;
-            assert!(found.is_pending());
+            assert!(futures::poll!(&mut accepting).is_pending());
         }
     }
 
@@ -174,13 +173,16 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_idle_agent_keeps_looking_so_that_young_processes_are_served() {
         let mut machine = Machine::new();
-        machine.look().await;
-        machine.set_time(500);
-        let idle = tokio::time::timeout(LOOK_EVERY * 2, machine.backlog.accept()).await;
-        assert!(idle.is_err());
+        let uptime = machine.proc.join("uptime");
+        let mut accepting = Box::pin(machine.backlog.accept());
+        assert!(futures::poll!(&mut accepting).is_pending());
+        std::fs::write(&uptime, "500.00 1.00\n").unwrap();
+        tokio::time::advance(LOOK_EVERY * 2).await;
+        assert!(futures::poll!(&mut accepting).is_pending());
         let _client = StdStream::connect(&machine.socket).unwrap();
+        let (stream, after) = accepting.await.unwrap();
+        assert_eq!(after, Some(50_000));
         machine.set_start(49_999);
-        let (stream, after) = machine.backlog.accept().await.unwrap();
         machine.attestor.attest(&stream, after).unwrap();
     }
 
