@@ -3,12 +3,16 @@
 use citadel_kubernetes::{inventory::Lookup, resolver::Resolved};
 
 use super::{Authenticator, AuthnError};
-use crate::{caller::Subject, clusters::ClusterHandle};
+use crate::{
+    caller::{ObjectRef, Subject},
+    clusters::ClusterHandle,
+};
 
 impl Authenticator {
     /// Checks a subject against the watches; a UID that they never held costs one
     /// rate-limited read by name. With `node_too` the Node object must be the same one still
-    /// (renewals: the record names it). Returns the subject with its node filled in.
+    /// (renewals: the record names it). Returns the subject with the name of its node filled in,
+    /// but never with a UID that the credential does not have.
     pub(super) async fn check_alive(
         &self,
         cluster: &ClusterHandle,
@@ -29,25 +33,15 @@ impl Authenticator {
                 }
                 Some(_) => {}
                 None => {
-                    subject.node = cluster.inventory().node(&node_name).map(|record| {
-                        crate::caller::ObjectRef {
-                            name: record.name.to_string(),
-                            uid: record.uid.to_string(),
-                        }
+                    subject.node = Some(ObjectRef {
+                        name: node_name,
+                        uid: String::new(),
                     });
                 }
             }
         }
-        if node_too && let Some(node) = &subject.node {
-            match cluster.inventory().node(&node.name) {
-                Some(record) if *record.uid == *node.uid => {}
-                _ => {
-                    return Err(AuthnError::rejected(format!(
-                        "node {} with UID {} is gone",
-                        node.name, node.uid
-                    )));
-                }
-            }
+        if node_too && let Some(node) = subject.claimed_node() {
+            check_node(cluster, node).await?;
         }
         Ok(subject)
     }
@@ -57,6 +51,10 @@ impl Authenticator {
         cluster: &ClusterHandle,
         subject: &Subject,
     ) -> Result<(), AuthnError> {
+        if !subject.has_account() {
+            // A static pod's; that it is one is checked with the pod.
+            return Ok(());
+        }
         let (namespace, account) = (&subject.namespace, &subject.account);
         let what = || {
             format!(
@@ -106,7 +104,11 @@ impl Authenticator {
         if *record.namespace != **namespace || *record.name != *pod.name {
             return Err(AuthnError::rejected(format!("{} has another name", what())));
         }
-        if *record.account != *subject.account.name {
+        if !subject.has_account() {
+            if !record.is_mirror() {
+                return Err(AuthnError::rejected(format!("{} is no static pod", what())));
+            }
+        } else if *record.account != *subject.account.name {
             return Err(AuthnError::rejected(format!(
                 "{} runs as account {}, not as {}",
                 what(),
@@ -116,6 +118,22 @@ impl Authenticator {
         }
         Ok(record.node.as_deref().map(ToOwned::to_owned))
     }
+}
+
+async fn check_node(cluster: &ClusterHandle, node: &ObjectRef) -> Result<(), AuthnError> {
+    let what = || format!("node {} with UID {}", node.name, node.uid);
+    let record = match cluster.inventory().node_by_uid(&node.uid) {
+        Lookup::Live(record) => record,
+        Lookup::Gone => return Err(AuthnError::rejected(format!("{} is gone", what()))),
+        Lookup::Unknown => found(
+            cluster.resolver().resolve_node(&node.name, &node.uid).await,
+            what,
+        )?,
+    };
+    if *record.name != *node.name {
+        return Err(AuthnError::rejected(format!("{} has another name", what())));
+    }
+    Ok(())
 }
 
 fn found<T>(resolved: Resolved<T>, what: impl Fn() -> String) -> Result<T, AuthnError> {
