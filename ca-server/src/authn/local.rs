@@ -1,10 +1,14 @@
 //! Local validation of service-account tokens with the cluster's own keys.
 
+use std::sync::Arc;
+
 use citadel_kubernetes::jwks::RefetchOutcome;
+use futures::future::join_all;
 
 use super::{
     Authenticator, AuthnError,
     claims::{self, Claims, Header},
+    keyset::KeySet,
 };
 use crate::{
     caller::{BearerToken, ObjectRef, Subject},
@@ -37,33 +41,16 @@ impl Authenticator {
                 "the token has critical header extensions",
             ));
         }
-        let is_local = |cluster: &&ClusterHandle| cluster.mode() == Mode::Local;
-        if let Some(cluster) = self
-            .clusters
-            .iter()
-            .filter(is_local)
-            .find(|c| !c.knows_issuer())
-        {
-            // Until the issuer is known nothing can be called foreign.
-            cluster.refresh_keys().await;
-            if !cluster.knows_issuer() {
-                return Err(AuthnError::Unavailable(format!(
-                    "the issuer of cluster {} is not known yet",
-                    cluster.name()
+        let issuer = claims.iss.as_str();
+        if self.of_issuer(issuer).next().is_none() {
+            // Until every issuer is known nothing can be called foreign.
+            join_all(self.without_issuer().map(ClusterHandle::refresh_keys)).await;
+            if self.of_issuer(issuer).next().is_none() {
+                self.all_issuers_known()?;
+                return Ok(Verdict::NotMine(format!(
+                    "issuer {issuer:.200} is not ours"
                 )));
             }
-        }
-        let mine: Vec<&ClusterHandle> = self
-            .clusters
-            .iter()
-            .filter(is_local)
-            .filter(|c| c.is_issuer(&claims.iss))
-            .collect();
-        if mine.is_empty() {
-            return Ok(Verdict::NotMine(format!(
-                "issuer {:.200} is not ours",
-                claims.iss
-            )));
         }
         if claims
             .kubernetes
@@ -76,7 +63,7 @@ impl Authenticator {
             .kid
             .as_deref()
             .ok_or_else(|| AuthnError::rejected("the token names no key (kid)"))?;
-        let Some((cluster, keys)) = self.find_key(&mine, kid).await? else {
+        let Some((cluster, keys)) = self.find_key(issuer, kid).await? else {
             return Ok(Verdict::NotMine(
                 "the key's algorithm can't be checked here".into(),
             ));
@@ -102,49 +89,81 @@ impl Authenticator {
         })
     }
 
-    /// The cluster whose keys include `kid`; `None` if one lists it with an algorithm that we
-    /// can't check. An unknown `kid` costs one refetch, shared and rate-limited.
-    async fn find_key<'a>(
-        &self,
-        mine: &[&'a ClusterHandle],
-        kid: &str,
-    ) -> Result<Option<(&'a ClusterHandle, std::sync::Arc<super::keyset::KeySet>)>, AuthnError>
-    {
-        for attempt in 0..2 {
-            let mut unusable = None;
-            for cluster in mine {
-                match cluster.keys() {
-                    Some(Ok(keys)) if keys.algorithm(kid).is_some() => {
-                        return Ok(Some((cluster, keys)));
-                    }
-                    Some(Ok(keys)) if keys.is_unsupported(kid) => return Ok(None),
-                    Some(Ok(_)) => {}
-                    Some(Err(reason)) => unusable = Some(reason),
-                    None => unusable = Some("the keys were never fetched, or too long ago".into()),
-                }
-            }
-            if attempt == 1 {
-                return match unusable {
-                    Some(reason) => Err(AuthnError::Unavailable(reason)),
-                    None => Err(AuthnError::rejected(format!(
-                        "no key {kid:.100} in a fresh JWKS"
-                    ))),
-                };
-            }
-            for cluster in mine {
-                match cluster.refresh_keys().await {
-                    RefetchOutcome::Fresh => {}
-                    RefetchOutcome::RateLimited | RefetchOutcome::Failed => {
-                        return Err(AuthnError::Unavailable(format!(
-                            "key {kid:.100} is unknown, and the JWKS of cluster {} can't be \
-                             fetched again right now",
-                            cluster.name()
-                        )));
-                    }
-                }
-            }
+    fn local_clusters(&self) -> impl Iterator<Item = &ClusterHandle> {
+        self.clusters
+            .iter()
+            .filter(|cluster| cluster.mode() == Mode::Local)
+    }
+
+    fn of_issuer(&self, issuer: &str) -> impl Iterator<Item = &ClusterHandle> {
+        self.local_clusters().filter(|c| c.is_issuer(issuer))
+    }
+
+    fn without_issuer(&self) -> impl Iterator<Item = &ClusterHandle> {
+        self.local_clusters().filter(|c| !c.knows_issuer())
+    }
+
+    /// What no known cluster recognises may be one's whose issuer was never heard of.
+    fn all_issuers_known(&self) -> Result<(), AuthnError> {
+        match self.without_issuer().next() {
+            None => Ok(()),
+            Some(cluster) => Err(AuthnError::Unavailable(format!(
+                "the issuer of cluster {} is not known yet",
+                cluster.name()
+            ))),
         }
-        Err(AuthnError::rejected("no such key"))
+    }
+
+    /// The cluster whose keys include `kid`; `None` if one lists it with an algorithm that we
+    /// can't check. An unknown `kid` costs one refetch, shared and rate-limited, of each cluster
+    /// that can have it. What one cluster can't answer stands in the way of no key of another.
+    async fn find_key(
+        &self,
+        issuer: &str,
+        kid: &str,
+    ) -> Result<Option<(&ClusterHandle, Arc<KeySet>)>, AuthnError> {
+        if let Some(found) = self.known_key(issuer, kid) {
+            return Ok(found);
+        }
+        let refetched = join_all(
+            self.of_issuer(issuer)
+                .chain(self.without_issuer())
+                .map(async |cluster| (cluster, cluster.refresh_keys().await)),
+        )
+        .await;
+        if let Some(found) = self.known_key(issuer, kid) {
+            return Ok(found);
+        }
+        self.all_issuers_known()?;
+        for (cluster, outcome) in refetched {
+            let reason = match (outcome, cluster.keys()) {
+                (RefetchOutcome::Fresh, Some(Ok(_))) => continue,
+                (RefetchOutcome::Fresh, Some(Err(reason))) => reason,
+                (RefetchOutcome::Fresh, None) => "it is too old already".into(),
+                (RefetchOutcome::RateLimited | RefetchOutcome::Failed, _) => {
+                    "it can't be fetched again right now".into()
+                }
+            };
+            return Err(AuthnError::Unavailable(format!(
+                "key {kid:.100} is unknown; the JWKS of cluster {}: {reason}",
+                cluster.name()
+            )));
+        }
+        Err(AuthnError::rejected(format!(
+            "no key {kid:.100} in a fresh JWKS"
+        )))
+    }
+
+    /// As [`Self::find_key`], in the keys that are there.
+    #[allow(clippy::option_option, reason = "not found, not checkable, found")]
+    fn known_key(&self, issuer: &str, kid: &str) -> Option<Option<(&ClusterHandle, Arc<KeySet>)>> {
+        self.of_issuer(issuer).find_map(|cluster| {
+            let keys = cluster.keys()?.ok()?;
+            if keys.algorithm(kid).is_some() {
+                return Some(Some((cluster, keys)));
+            }
+            keys.is_unsupported(kid).then_some(None)
+        })
     }
 }
 

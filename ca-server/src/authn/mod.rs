@@ -6,6 +6,8 @@ mod client_cert;
 pub mod keyset;
 mod liveness;
 mod local;
+#[cfg(test)]
+mod tests;
 mod token_review;
 
 use std::{net::SocketAddr, sync::Arc};
