@@ -71,12 +71,25 @@ pub struct Subject {
     pub cluster: String,
     /// Namespace of the account.
     pub namespace: String,
-    /// The service account; both parts are empty for a mirror pod, which has none.
+    /// The service account; name and UID are empty for a static pod, which has none.
     pub account: ObjectRef,
     /// The pod; `None` for unbound tokens.
     pub pod: Option<ObjectRef>,
-    /// The node, where it is known.
+    /// The node, where it is known. Its UID is empty unless the credential names it: where the
+    /// watch shows the pod says nothing about the Node object that the credential was made for.
     pub node: Option<ObjectRef>,
+}
+
+impl Subject {
+    /// The node that the credential names, by name and UID.
+    pub fn claimed_node(&self) -> Option<&ObjectRef> {
+        self.node.as_ref().filter(|node| !node.uid.is_empty())
+    }
+
+    /// Whether it runs as a service account.
+    pub fn has_account(&self) -> bool {
+        !self.account.uid.is_empty()
+    }
 }
 
 /// What an identity rests on. Each record of a chain of renewals repeats it, so that
@@ -251,7 +264,8 @@ impl Origin {
         let node = object(&record.node, &record.node_uid);
         let account = object(&record.service_account, &record.service_account_uid);
         let pod = object(&record.pod, &record.pod_uid);
-        let subject = (account.is_some() || pod.is_some()).then(|| Subject {
+        let is_subject = account.is_some() || pod.is_some();
+        let subject = is_subject.then(|| Subject {
             cluster: record.cluster.clone(),
             namespace: record.namespace.clone(),
             account: account.unwrap_or_default(),
@@ -311,6 +325,23 @@ mod tests {
             Origin::from_record(&pod_origin.to_record()).unwrap(),
             pod_origin
         );
+
+        let mut static_pod = pod_origin.clone();
+        let subject = static_pod.subject.as_mut().unwrap();
+        subject.account = ObjectRef::default();
+        assert_eq!(
+            Origin::from_record(&static_pod.to_record()).unwrap(),
+            static_pod
+        );
+
+        // A node without a UID is for those who read the log: it proves nothing later.
+        let mut unclaimed = pod_origin.clone();
+        let subject = unclaimed.subject.as_mut().unwrap();
+        subject.node.as_mut().unwrap().uid.clear();
+        let record = unclaimed.to_record();
+        assert_eq!(record.node, "node-1");
+        let read = Origin::from_record(&record).unwrap();
+        assert_eq!(read.subject.unwrap().node, None);
 
         let unix_origin = Origin {
             subject: None,

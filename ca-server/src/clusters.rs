@@ -184,7 +184,7 @@ impl ClusterHandle {
         let age = tokio::time::Instant::now()
             .into_std()
             .saturating_duration_since(snapshot.fetched);
-        if age > self.max_staleness.max(JWKS_REFRESH * 2) {
+        if age > self.max_staleness {
             return None;
         }
         Some(self.parsed(&snapshot))
@@ -227,9 +227,6 @@ impl ClusterHandle {
         outcome
     }
 }
-
-/// How often keys are fetched without being asked.
-pub const JWKS_REFRESH: Duration = Duration::from_secs(300);
 
 impl Clusters {
     /// These clusters; their names are distinct (the configuration checks it).

@@ -21,3 +21,5 @@ mod settings;
 pub mod store;
 
 pub use server::{Bound, Parts, StartError, build};
+#[cfg(test)]
+mod testing;

@@ -11,6 +11,8 @@ use crate::records::{AccountRecord, Container, Labels, NodeRecord, Phase, PodRec
 
 /// The kubelet's mark on the API's image of a static pod.
 const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
+/// Longest configuration hash that is kept, bytes; the kubelet's has 32.
+const CONFIG_HASH: usize = 64;
 
 #[derive(Deserialize)]
 pub(crate) struct Pod {
@@ -120,7 +122,7 @@ impl TryFrom<Pod> for PodRecord {
             },
             labels: pod.metadata.labels.0.into_iter().collect::<Labels>(),
             containers,
-            is_mirror: pod.metadata.annotations.0,
+            mirror: pod.metadata.annotations.0,
         })
     }
 }
@@ -185,10 +187,10 @@ impl<'de> Deserialize<'de> for Pairs {
     }
 }
 
-/// Annotations: whether the mirror mark is among them. Their values can be large (the last applied
-/// configuration) and are skipped.
+/// Annotations: the mirror mark's value, if it is among them. The other values can be large (the
+/// last applied configuration) and are skipped.
 #[derive(Default)]
-struct MirrorMark(bool);
+struct MirrorMark(Option<Arc<str>>);
 
 impl<'de> Deserialize<'de> for MirrorMark {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -202,9 +204,15 @@ impl<'de> Deserialize<'de> for MirrorMark {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<MirrorMark, A::Error> {
-                let mut found = false;
-                while let Some((key, IgnoredAny)) = map.next_entry::<String, IgnoredAny>()? {
-                    found |= key == MIRROR_ANNOTATION;
+                let mut found = None;
+                while let Some(key) = map.next_key::<String>()? {
+                    if key == MIRROR_ANNOTATION {
+                        let hash = map.next_value::<Option<String>>()?;
+                        let hash = hash.filter(|hash| hash.len() <= CONFIG_HASH);
+                        found = Some(hash.unwrap_or_default().into());
+                    } else {
+                        map.next_value::<IgnoredAny>()?;
+                    }
                 }
                 Ok(MirrorMark(found))
             }

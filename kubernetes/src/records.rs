@@ -32,15 +32,22 @@ pub struct PodRecord {
     pub labels: Labels,
     /// The containers of `spec`: init containers, containers, ephemeral containers, in this order.
     pub containers: Arc<[Container]>,
-    /// The pod is the API's image of a static pod (annotation `kubernetes.io/config.mirror`). Any
-    /// kubelet can make one on its own node, with any labels.
-    pub is_mirror: bool,
+    /// The annotation `kubernetes.io/config.mirror`: the pod is the API's image of a static pod,
+    /// and this is the static pod's configuration hash, which its cgroup carries in the place of
+    /// a UID. Any kubelet can make one on its own node, with any labels. Empty where the value
+    /// is no such hash.
+    pub mirror: Option<Arc<str>>,
 }
 
 impl PodRecord {
     /// Its containers have ended for good: the object remains, the identity does not.
     pub fn is_finished(&self) -> bool {
         self.phase.is_final()
+    }
+
+    /// The API's image of a static pod.
+    pub fn is_mirror(&self) -> bool {
+        self.mirror.is_some()
     }
 }
 

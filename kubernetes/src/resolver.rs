@@ -92,7 +92,7 @@ impl UnknownUidResolver {
         uid: &str,
     ) -> Resolved<Arc<PodRecord>> {
         let inventory = self.inventory.clone();
-        let key = Key::new(namespace, name, uid);
+        let key = Key::new(namespace, name, Some(uid));
         self.pods
             .resolve(&self.bucket, key, self.inventory.pod(uid), |key| {
                 let api = self.api.clone();
@@ -117,34 +117,50 @@ impl UnknownUidResolver {
         name: &str,
         uid: &str,
     ) -> Resolved<Arc<AccountRecord>> {
-        let inventory = self.inventory.clone();
-        let key = Key::new(namespace, name, uid);
-        self.accounts
-            .resolve(
-                &self.bucket,
-                key,
-                self.inventory.account_by_uid(uid),
-                |key| {
-                    let api = self.api.clone();
-                    async move {
-                        let found = api.get_account(&key.namespace, &key.name).await;
-                        settle(
-                            &key,
-                            found,
-                            |a| &a.uid,
-                            |a| inventory.insert_fetched_account(a, now()),
-                        )
-                    }
-                    .boxed()
-                },
-            )
+        let key = Key::new(namespace, name, Some(uid));
+        self.ask_for_account(key, self.inventory.account_by_uid(uid))
             .await
+    }
+
+    async fn ask_for_account(
+        &self,
+        key: Key,
+        known: Lookup<Arc<AccountRecord>>,
+    ) -> Resolved<Arc<AccountRecord>> {
+        let inventory = self.inventory.clone();
+        self.accounts
+            .resolve(&self.bucket, key, known, |key| {
+                let api = self.api.clone();
+                async move {
+                    let found = api.get_account(&key.namespace, &key.name).await;
+                    settle(
+                        &key,
+                        found,
+                        |a| &a.uid,
+                        |a| inventory.insert_fetched_account(a, now()),
+                    )
+                }
+                .boxed()
+            })
+            .await
+    }
+
+    /// The service account of that name, whatever its UID: a pod names its account so.
+    pub async fn resolve_account_name(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Resolved<Arc<AccountRecord>> {
+        let known = self.inventory.account(namespace, name);
+        let known = known.map_or(Lookup::Unknown, Lookup::Live);
+        let key = Key::new(namespace, name, None);
+        self.ask_for_account(key, known).await
     }
 
     /// The node `name` with that UID.
     pub async fn resolve_node(&self, name: &str, uid: &str) -> Resolved<Arc<NodeRecord>> {
         let inventory = self.inventory.clone();
-        let key = Key::new("", name, uid);
+        let key = Key::new("", name, Some(uid));
         self.nodes
             .resolve(&self.bucket, key, self.inventory.node_by_uid(uid), |key| {
                 let api = self.api.clone();
@@ -172,7 +188,9 @@ fn settle<T>(
 ) -> Resolved<Arc<T>> {
     match found {
         Ok(None) => Resolved::Absent,
-        Ok(Some(record)) if **uid(&record) != *key.uid => Resolved::OtherUid,
+        Ok(Some(record)) if key.uid.as_ref().is_some_and(|own| own != uid(&record)) => {
+            Resolved::OtherUid
+        }
         // The watch may have seen it go while the answer was on its way, or it has finished.
         Ok(Some(record)) => insert(record)
             .live()
@@ -188,15 +206,16 @@ fn settle<T>(
 struct Key {
     namespace: Arc<str>,
     name: Arc<str>,
-    uid: Arc<str>,
+    /// `None` where any will do.
+    uid: Option<Arc<str>>,
 }
 
 impl Key {
-    fn new(namespace: &str, name: &str, uid: &str) -> Self {
+    fn new(namespace: &str, name: &str, uid: Option<&str>) -> Self {
         Self {
             namespace: namespace.into(),
             name: name.into(),
-            uid: uid.into(),
+            uid: uid.map(Into::into),
         }
     }
 }

@@ -20,7 +20,7 @@ pub(crate) fn pod(uid: &str, name: &str) -> PodRecord {
         phase: Phase::Running,
         labels: Labels::default(),
         containers: [].into(),
-        is_mirror: false,
+        mirror: None,
     }
 }
 

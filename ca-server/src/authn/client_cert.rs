@@ -79,7 +79,7 @@ impl Authenticator {
             origin.subject = Some(self.check_alive(cluster, subject, true).await?);
         }
         if let Some((cluster, node)) = &origin.node {
-            Self::check_vouching_node(self.cluster_of_origin(cluster)?, node)?;
+            Self::check_vouching_node(self.cluster_of_origin(cluster)?, node).await?;
         }
         Ok(origin)
     }

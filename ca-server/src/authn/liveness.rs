@@ -11,7 +11,8 @@ use crate::{
 impl Authenticator {
     /// Checks a subject against the watches; a UID that they never held costs one
     /// rate-limited read by name. With `node_too` the Node object must be the same one still
-    /// (renewals: the record names it). Returns the subject with its node filled in.
+    /// (renewals: the record names it). Returns the subject with the name of its node filled in,
+    /// but never with a UID that the credential does not have.
     pub(super) async fn check_alive(
         &self,
         cluster: &ClusterHandle,
@@ -34,27 +35,26 @@ impl Authenticator {
                 }
                 Some(_) => {}
                 None => {
-                    let node = cluster.inventory().node(&node_name);
-                    subject.node = node.map(|record| ObjectRef {
-                        name: record.name.to_string(),
-                        uid: record.uid.to_string(),
+                    subject.node = Some(ObjectRef {
+                        name: node_name,
+                        uid: String::new(),
                     });
                 }
             }
         }
-        if node_too && let Some(node) = &subject.node {
-            check_node(cluster, node)?;
+        if node_too && let Some(node) = subject.claimed_node() {
+            check_node(cluster, node).await?;
         }
         Ok(subject)
     }
 
     /// Checks the node whose agent vouches for an identity without a pod.
-    pub(super) fn check_vouching_node(
+    pub(super) async fn check_vouching_node(
         cluster: &ClusterHandle,
         node: &ObjectRef,
     ) -> Result<(), AuthnError> {
         check_fresh(cluster)?;
-        check_node(cluster, node)
+        check_node(cluster, node).await
     }
 
     async fn check_account(
@@ -62,6 +62,10 @@ impl Authenticator {
         cluster: &ClusterHandle,
         subject: &Subject,
     ) -> Result<(), AuthnError> {
+        if !subject.has_account() {
+            // A static pod's; that it is one is checked with the pod.
+            return Ok(());
+        }
         let (namespace, account) = (&subject.namespace, &subject.account);
         let what = || {
             format!(
@@ -111,7 +115,11 @@ impl Authenticator {
         if *record.namespace != **namespace || *record.name != *pod.name {
             return Err(AuthnError::rejected(format!("{} has another name", what())));
         }
-        if *record.account != *subject.account.name {
+        if !subject.has_account() {
+            if !record.is_mirror() {
+                return Err(AuthnError::rejected(format!("{} is no static pod", what())));
+            }
+        } else if *record.account != *subject.account.name {
             return Err(AuthnError::rejected(format!(
                 "{} runs as account {}, not as {}",
                 what(),
@@ -130,14 +138,20 @@ fn check_fresh(cluster: &ClusterHandle) -> Result<(), AuthnError> {
 }
 
 /// A record names the node by UID: one that was made again by that name is another one.
-fn check_node(cluster: &ClusterHandle, node: &ObjectRef) -> Result<(), AuthnError> {
-    match cluster.inventory().node(&node.name) {
-        Some(record) if *record.uid == *node.uid => Ok(()),
-        _ => Err(AuthnError::rejected(format!(
-            "node {} with UID {} is gone",
-            node.name, node.uid
-        ))),
+async fn check_node(cluster: &ClusterHandle, node: &ObjectRef) -> Result<(), AuthnError> {
+    let what = || format!("node {} with UID {}", node.name, node.uid);
+    let record = match cluster.inventory().node_by_uid(&node.uid) {
+        Lookup::Live(record) => record,
+        Lookup::Gone => return Err(AuthnError::rejected(format!("{} is gone", what()))),
+        Lookup::Unknown => found(
+            cluster.resolver().resolve_node(&node.name, &node.uid).await,
+            what,
+        )?,
+    };
+    if *record.name != *node.name {
+        return Err(AuthnError::rejected(format!("{} has another name", what())));
     }
+    Ok(())
 }
 
 fn found<T>(resolved: Resolved<T>, what: impl Fn() -> String) -> Result<T, AuthnError> {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use citadel_kubernetes::jwks::RefetchOutcome;
+use futures::future::join_all;
 
 use super::{
     Authenticator, AuthnError,
@@ -40,12 +41,16 @@ impl Authenticator {
                 "the token has critical header extensions",
             ));
         }
-        let mine = self.of_issuer(&claims.iss).await?;
-        if mine.is_empty() {
-            return Ok(Verdict::NotMine(format!(
-                "issuer {:.200} is not ours",
-                claims.iss
-            )));
+        let issuer = claims.iss.as_str();
+        if self.of_issuer(issuer).next().is_none() {
+            // Until every issuer is known nothing can be called foreign.
+            join_all(self.without_issuer().map(ClusterHandle::refresh_keys)).await;
+            if self.of_issuer(issuer).next().is_none() {
+                self.all_issuers_known()?;
+                return Ok(Verdict::NotMine(format!(
+                    "issuer {issuer:.200} is not ours"
+                )));
+            }
         }
         if claims
             .kubernetes
@@ -60,7 +65,7 @@ impl Authenticator {
             .ok_or_else(|| AuthnError::rejected("the token names no key (kid)"))?;
         let many = self.clusters.sole().is_none();
         let named = cluster_id.filter(|_| many);
-        let Some((cluster, keys)) = self.find_key(&mine, kid, named).await? else {
+        let Some((cluster, keys)) = self.find_key(issuer, kid, named).await? else {
             return Ok(Verdict::NotMine(format!(
                 "key {kid:.100} is of no cluster whose tokens are checked here"
             )));
@@ -91,83 +96,91 @@ impl Authenticator {
         })
     }
 
-    /// The clusters with local validation.
-    fn locals(&self) -> impl Iterator<Item = &ClusterHandle> {
-        let is_local = |cluster: &&ClusterHandle| cluster.mode() == Mode::Local;
-        self.clusters.iter().filter(is_local)
+    fn local_clusters(&self) -> impl Iterator<Item = &ClusterHandle> {
+        self.clusters
+            .iter()
+            .filter(|cluster| cluster.mode() == Mode::Local)
     }
 
-    /// A cluster whose tokens can't be told from foreign ones yet.
-    fn without_issuer(&self) -> Option<&ClusterHandle> {
-        self.locals().find(|cluster| !cluster.knows_issuer())
+    fn of_issuer(&self, issuer: &str) -> impl Iterator<Item = &ClusterHandle> {
+        self.local_clusters().filter(|c| c.is_issuer(issuer))
     }
 
-    /// The clusters with local validation whose issuer this is.
-    async fn of_issuer(&self, issuer: &str) -> Result<Vec<&ClusterHandle>, AuthnError> {
-        let mine = || self.locals().filter(|c| c.is_issuer(issuer)).collect();
-        let known: Vec<&ClusterHandle> = mine();
-        if !known.is_empty() {
-            return Ok(known);
-        }
-        for cluster in self.locals().filter(|c| !c.knows_issuer()) {
-            cluster.refresh_keys().await;
-        }
-        let known = mine();
-        match self.without_issuer() {
-            Some(cluster) if known.is_empty() => Err(issuer_unknown(cluster)),
-            _ => Ok(known),
+    fn without_issuer(&self) -> impl Iterator<Item = &ClusterHandle> {
+        self.local_clusters().filter(|c| !c.knows_issuer())
+    }
+
+    /// What no known cluster recognises may be one's whose issuer was never heard of.
+    fn all_issuers_known(&self) -> Result<(), AuthnError> {
+        match self.without_issuer().next() {
+            None => Ok(()),
+            Some(cluster) => Err(AuthnError::Unavailable(format!(
+                "the issuer of cluster {} is not known yet",
+                cluster.name()
+            ))),
         }
     }
 
     /// The cluster whose keys include `kid`. An unknown `kid` costs one refetch, shared and
-    /// rate-limited; after that it is refused. It is no cluster's here only if the caller
-    /// `named` one whose API server judges its tokens itself.
-    async fn find_key<'a>(
+    /// rate-limited, of each cluster that can have it; what one cluster can't answer stands in
+    /// the way of no key of another. It is no cluster's here only if the caller `named` one
+    /// whose API server judges its tokens itself.
+    async fn find_key(
         &self,
-        mine: &[&'a ClusterHandle],
+        issuer: &str,
         kid: &str,
         named: Option<&str>,
-    ) -> Result<Option<(&'a ClusterHandle, Arc<KeySet>)>, AuthnError> {
-        for attempt in 0..2 {
-            let mut unusable = None;
-            for cluster in mine {
-                match cluster.keys() {
-                    Some(Ok(keys)) if keys.contains(kid) => {
-                        self.check_not_shared(cluster, &keys, kid)?;
-                        return Ok(Some((cluster, keys)));
-                    }
-                    Some(Ok(_)) => {}
-                    Some(Err(reason)) => unusable = Some(reason),
-                    None => unusable = Some("the keys were never fetched, or too long ago".into()),
-                }
-            }
-            let reviews = named.and_then(|name| self.clusters.get(name));
-            if reviews.is_some_and(|cluster| cluster.mode() == Mode::TokenReview) {
-                return Ok(None);
-            }
-            if attempt == 1 {
-                return Err(match (unusable, self.without_issuer()) {
-                    (Some(reason), _) => AuthnError::Unavailable(reason),
-                    (None, Some(cluster)) => issuer_unknown(cluster),
-                    (None, None) => {
-                        AuthnError::rejected(format!("no key {kid:.100} in a fresh JWKS"))
-                    }
-                });
-            }
-            for cluster in mine {
-                match cluster.refresh_keys().await {
-                    RefetchOutcome::Fresh => {}
-                    RefetchOutcome::RateLimited | RefetchOutcome::Failed => {
-                        return Err(AuthnError::Unavailable(format!(
-                            "key {kid:.100} is unknown, and the JWKS of cluster {} can't be \
-                             fetched again right now",
-                            cluster.name()
-                        )));
-                    }
-                }
-            }
+    ) -> Result<Option<(&ClusterHandle, Arc<KeySet>)>, AuthnError> {
+        if let Some(found) = self.known_key(issuer, kid)? {
+            return Ok(Some(found));
         }
-        Err(AuthnError::rejected("no such key"))
+        let reviews = named.and_then(|name| self.clusters.get(name));
+        if reviews.is_some_and(|cluster| cluster.mode() == Mode::TokenReview) {
+            return Ok(None);
+        }
+        let refetched = join_all(
+            self.of_issuer(issuer)
+                .chain(self.without_issuer())
+                .map(async |cluster| (cluster, cluster.refresh_keys().await)),
+        )
+        .await;
+        if let Some(found) = self.known_key(issuer, kid)? {
+            return Ok(Some(found));
+        }
+        self.all_issuers_known()?;
+        for (cluster, outcome) in refetched {
+            let reason = match (outcome, cluster.keys()) {
+                (RefetchOutcome::Fresh, Some(Ok(_))) => continue,
+                (RefetchOutcome::Fresh, Some(Err(reason))) => reason,
+                (RefetchOutcome::Fresh, None) => "it is too old already".into(),
+                (RefetchOutcome::RateLimited | RefetchOutcome::Failed, _) => {
+                    "it can't be fetched again right now".into()
+                }
+            };
+            return Err(AuthnError::Unavailable(format!(
+                "key {kid:.100} is unknown; the JWKS of cluster {}: {reason}",
+                cluster.name()
+            )));
+        }
+        Err(AuthnError::rejected(format!(
+            "no key {kid:.100} in a fresh JWKS"
+        )))
+    }
+
+    /// As [`Self::find_key`], in the keys that are there.
+    fn known_key(
+        &self,
+        issuer: &str,
+        kid: &str,
+    ) -> Result<Option<(&ClusterHandle, Arc<KeySet>)>, AuthnError> {
+        let found = self.of_issuer(issuer).find_map(|cluster| {
+            let keys = cluster.keys()?.ok()?;
+            keys.contains(kid).then_some((cluster, keys))
+        });
+        if let Some((cluster, keys)) = &found {
+            self.check_not_shared(cluster, keys, kid)?;
+        }
+        Ok(found)
     }
 
     /// A key of two clusters tells neither: its tokens wait until an operator has parted them.
@@ -182,13 +195,6 @@ impl Authenticator {
             Some(shared) => Err(AuthnError::Unavailable(shared.to_string())),
         }
     }
-}
-
-fn issuer_unknown(cluster: &ClusterHandle) -> AuthnError {
-    AuthnError::Unavailable(format!(
-        "the issuer of cluster {} is not known yet",
-        cluster.name()
-    ))
 }
 
 /// Whom verified claims name. `sub` and the private claim must say the same.

@@ -3,9 +3,13 @@
 
 pub mod claims;
 mod client_cert;
+#[cfg(test)]
+mod cluster_tests;
 pub mod keyset;
 mod liveness;
 mod local;
+#[cfg(test)]
+mod outage_tests;
 mod token_review;
 
 use std::{net::SocketAddr, sync::Arc};
@@ -250,6 +254,3 @@ fn same_caller(a: &Caller, b: &Caller) -> bool {
         _ => false,
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -3,6 +3,7 @@
 
 mod entries;
 mod grant;
+mod look_up;
 mod nodes;
 mod policy;
 #[cfg(test)]

@@ -3,7 +3,10 @@
 
 use std::sync::Arc;
 
-use citadel_identity::selector::{PodFacts, Selector};
+use citadel_identity::{
+    SpiffeId,
+    selector::{PodFacts, Selector},
+};
 use citadel_kubernetes::{inventory::Lookup, records::PodRecord};
 use time::OffsetDateTime;
 
@@ -28,7 +31,7 @@ impl Policy {
         now: OffsetDateTime,
     ) -> Result<Allowed, Denied> {
         let handle = self.fresh_cluster(cluster)?;
-        let pod = live_pod_on_node(handle, pod_uid, &node.name)?;
+        let pod = pod_on_node(handle, pod_uid, &node.name)?;
         if namespace.is_some_and(|n| *n != *pod.namespace)
             || account.is_some_and(|a| *a != *pod.account)
         {
@@ -37,7 +40,7 @@ impl Policy {
                 pod.namespace, pod.account
             )));
         }
-        if pod.is_mirror {
+        if pod.is_mirror() {
             return Err(Denied::NotEntitled(format!(
                 "pod {pod_uid} is a mirror pod: only an entry that names its node gives it an identity"
             )));
@@ -82,7 +85,7 @@ impl Policy {
                     "entry {entry_id} has pod selectors: pod_uid is missing"
                 ))
             })?;
-            let pod = live_pod_on_node(handle, pod_uid, &node.name)?;
+            let pod = pod_on_node(handle, pod_uid, &node.name)?;
             check_selectors(entry, &pod)?;
             let subject = subject_of(handle, &pod, node)?;
             agent_origin(handle, Some(subject), None, Some(&entry.entry_id), now)
@@ -112,7 +115,7 @@ impl Policy {
             ));
         }
         let handle = self.fresh_cluster(&subject.cluster)?;
-        let pod = live_pod_on_node(handle, &pod.uid, &node.name)?;
+        let pod = pod_on_node(handle, &pod.uid, &node.name)?;
         check_selectors(entry, &pod)?;
         Ok(entry_allowed(entry, origin.clone()))
     }
@@ -134,8 +137,7 @@ impl Policy {
             .as_ref()
             .ok_or_else(|| Denied::NotEntitled("the relayed token is bound to no pod".into()))?;
         let token_node = subject
-            .node
-            .as_ref()
+            .claimed_node()
             .map(|n| (n.name.as_str(), n.uid.as_str()));
         if subject.cluster != cluster || token_node != Some((&node.name, &node.uid)) {
             return Err(Denied::NotEntitled(format!(
@@ -153,8 +155,8 @@ impl Policy {
             )));
         }
         let handle = self.fresh_cluster(cluster)?;
-        let record = live_pod_on_node(handle, &pod.uid, &node.name)?;
-        if record.is_mirror {
+        let record = pod_on_node(handle, &pod.uid, &node.name)?;
+        if record.is_mirror() {
             return Err(Denied::NotEntitled(
                 "a mirror pod has no account identity".into(),
             ));
@@ -191,43 +193,50 @@ impl Policy {
                 "account {key} is not listed in impersonation.accounts"
             ));
         }
-        let (Some(pod), Some(node)) = (&subject.pod, &subject.node) else {
+        let (Some(pod), Some(node)) = (&subject.pod, subject.claimed_node()) else {
             return denied("impersonation needs a token bound to a pod, with a node claim".into());
         };
         self.check_pod_on_node(&subject.cluster, &pod.uid, node)?;
         let handle = self.fresh_cluster(&subject.cluster)?;
-        for candidate in handle.inventory().pods_on_node(&node.name) {
-            if candidate.is_mirror {
-                continue;
-            }
-            let Ok(target) = subject_of(handle, &candidate, node) else {
-                continue;
-            };
-            let Ok(id) = self.account_id(&target) else {
-                continue;
-            };
-            if id.to_string() == wanted {
-                return Ok(Allowed {
-                    spiffe_id: id,
-                    dns_names: Vec::new(),
-                    usage: Use::Workload,
-                    origin: Origin {
-                        method: caller.evidence.method,
-                        subject: Some(target),
-                        node: None,
-                        entry_id: None,
-                        first_authenticated: now,
-                        authority: Authority::Impersonation,
-                    },
-                    entry_ttl: None,
-                    hint: String::new(),
-                });
-            }
-        }
-        denied(format!(
-            "no pod on node {} has the identity {wanted:.200}",
-            node.name
-        ))
+        let Some((target, spiffe_id)) = self.pod_of_id(handle, &node.name, wanted) else {
+            return denied(format!(
+                "no pod on node {} has the identity {wanted:.200}",
+                node.name
+            ));
+        };
+        Ok(Allowed {
+            spiffe_id,
+            dns_names: Vec::new(),
+            usage: Use::Workload,
+            origin: Origin {
+                method: caller.evidence.method,
+                subject: Some(subject_of(handle, &target, node)?),
+                node: None,
+                entry_id: None,
+                first_authenticated: now,
+                authority: Authority::Impersonation,
+            },
+            entry_ttl: None,
+            hint: String::new(),
+        })
+    }
+
+    /// A pod on this node whose account-level identity is `wanted`.
+    pub(super) fn pod_of_id(
+        &self,
+        handle: &ClusterHandle,
+        node: &str,
+        wanted: &str,
+    ) -> Option<(Arc<PodRecord>, SpiffeId)> {
+        let pods = handle.inventory().pods_on_node(node);
+        pods.into_iter()
+            .filter(|pod| !pod.is_mirror())
+            .find_map(|pod| {
+                let id = self
+                    .id_of_account(handle.name(), &pod.namespace, &pod.account)
+                    .ok()?;
+                (id.to_string() == wanted).then_some((pod, id))
+            })
     }
 
     /// Whether the watch shows this pod on this very Node object.
@@ -238,16 +247,13 @@ impl Policy {
         node: &ObjectRef,
     ) -> Result<(), Denied> {
         let handle = self.fresh_cluster(cluster)?;
-        live_pod_on_node(handle, pod_uid, &node.name)?;
-        match handle.inventory().node(&node.name) {
-            Some(record) if *record.uid == *node.uid => Ok(()),
-            Some(_) => Err(Denied::NotEntitled(format!(
-                "node {} was deleted and made again",
-                node.name
-            ))),
-            None => Err(Denied::NotEntitled(format!(
-                "there is no node {}",
-                node.name
+        pod_on_node(handle, pod_uid, &node.name)?;
+        match handle.inventory().node_by_uid(&node.uid) {
+            Lookup::Live(record) if *record.name == *node.name => Ok(()),
+            Lookup::Live(_) | Lookup::Gone => Err(node_is_gone(handle, node)),
+            Lookup::Unknown => Err(Denied::Unavailable(format!(
+                "node {} with UID {} is not known (yet)",
+                node.name, node.uid
             ))),
         }
     }
@@ -258,14 +264,14 @@ impl Policy {
         };
         let handle = self.fresh_cluster(&subject.cluster)?;
         match handle.inventory().pod(&pod.uid) {
-            Lookup::Live(record) if record.is_mirror => Err(Denied::NotEntitled(
+            Lookup::Live(record) if record.is_mirror() => Err(Denied::NotEntitled(
                 "a mirror pod has no account identity".into(),
             )),
             _ => Ok(()),
         }
     }
 
-    fn fresh_cluster(&self, cluster: &str) -> Result<&ClusterHandle, Denied> {
+    pub(super) fn fresh_cluster(&self, cluster: &str) -> Result<&ClusterHandle, Denied> {
         let handle = self
             .clusters
             .get(cluster)
@@ -277,20 +283,38 @@ impl Policy {
     }
 }
 
-fn live_pod_on_node(
+/// A live pod on the agent's node: by its UID, or a static pod by the configuration hash that
+/// the agent finds in its place.
+pub(super) fn pod_on_node(
     handle: &ClusterHandle,
     uid: &str,
     node: &str,
 ) -> Result<Arc<PodRecord>, Denied> {
+    let unknown = || Denied::UnknownPod(uid.to_owned());
     match handle.inventory().pod(uid) {
-        Lookup::Live(pod) if pod.node.as_deref() == Some(node) => Ok(pod),
-        Lookup::Live(pod) => Err(Denied::NotEntitled(format!(
-            "pod {uid} runs on node {}, not on {node}",
-            pod.node.as_deref().unwrap_or("(none)")
-        ))),
+        Lookup::Live(pod) => match pod.node.as_deref() {
+            Some(own) if own == node => Ok(pod),
+            Some(own) => Err(Denied::NotEntitled(format!(
+                "pod {uid} runs on node {own}, not on {node}"
+            ))),
+            // It runs, or the agent would not ask: the watch is behind.
+            None => Err(unknown()),
+        },
         Lookup::Gone => Err(Denied::NotEntitled(format!("pod {uid} is gone"))),
-        Lookup::Unknown => Err(Denied::UnknownPod(uid.to_owned())),
+        Lookup::Unknown => handle
+            .inventory()
+            .mirror_on_node(node, uid)
+            .ok_or_else(unknown),
     }
+}
+
+/// A Node object of this UID existed, and does no longer.
+pub(super) fn node_is_gone(handle: &ClusterHandle, node: &ObjectRef) -> Denied {
+    let fate = match handle.inventory().node(&node.name) {
+        Some(_) => "was deleted and made again",
+        None => "is gone",
+    };
+    Denied::NotEntitled(format!("node {} with UID {} {fate}", node.name, node.uid))
 }
 
 fn subject_of(
@@ -298,27 +322,28 @@ fn subject_of(
     pod: &PodRecord,
     node: &ObjectRef,
 ) -> Result<Subject, Denied> {
-    let account_uid = if pod.is_mirror {
-        // The API server lets no mirror pod name an account: what an entry gives it rests on
-        // the pod alone.
-        String::new()
+    // Whatever a mirror pod names, a static pod runs as no account.
+    let account = if pod.is_mirror() {
+        ObjectRef::default()
     } else {
-        let account = handle.inventory().account(&pod.namespace, &pod.account);
-        let account = account.ok_or_else(|| {
-            Denied::NotEntitled(format!(
-                "there is no account {}/{}",
-                pod.namespace, pod.account
-            ))
-        })?;
-        account.uid.to_string()
+        let account = handle
+            .inventory()
+            .account(&pod.namespace, &pod.account)
+            .ok_or_else(|| {
+                Denied::Unavailable(format!(
+                    "account {}/{} is not known (yet)",
+                    pod.namespace, pod.account
+                ))
+            })?;
+        ObjectRef {
+            name: pod.account.to_string(),
+            uid: account.uid.to_string(),
+        }
     };
     Ok(Subject {
         cluster: handle.name().to_owned(),
         namespace: pod.namespace.to_string(),
-        account: ObjectRef {
-            name: pod.account.to_string(),
-            uid: account_uid,
-        },
+        account,
         pod: Some(ObjectRef {
             name: pod.name.to_string(),
             uid: pod.uid.to_string(),
@@ -330,7 +355,7 @@ fn subject_of(
 /// The CA repeats the check of pod, container, image and label selectors on its own watch.
 fn check_selectors(entry: &Entry, pod: &PodRecord) -> Result<(), Denied> {
     // Any kubelet can make a mirror pod that says anything: only its own node's entries count.
-    if pod.is_mirror && entry.nodes == EntryNodes::All {
+    if pod.is_mirror() && entry.nodes == EntryNodes::All {
         return Err(Denied::NotEntitled(format!(
             "pod {} is a mirror pod, and entry {} does not name its node",
             pod.uid, entry.entry_id
@@ -351,7 +376,7 @@ fn check_selectors(entry: &Entry, pod: &PodRecord) -> Result<(), Denied> {
             .iter()
             .map(|c| (c.name.to_string(), c.image.to_string()))
             .collect(),
-        is_mirror: pod.is_mirror,
+        is_mirror: pod.is_mirror(),
     };
     match entry
         .selectors

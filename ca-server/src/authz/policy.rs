@@ -167,7 +167,8 @@ impl Policy {
         }
     }
 
-    /// Decides on one ask of one caller.
+    /// Decides on one ask of one caller, on what the watches show; [`Self::look_up`] comes
+    /// before.
     ///
     /// # Errors
     /// [`Denied`], with the reason for the log.
@@ -287,14 +288,22 @@ impl Policy {
 
     /// The account-level identity of a subject.
     pub(super) fn account_id(&self, subject: &Subject) -> Result<SpiffeId, Denied> {
+        if !subject.has_account() {
+            return Err(Denied::NotEntitled("a static pod has no account".into()));
+        }
+        self.id_of_account(&subject.cluster, &subject.namespace, &subject.account.name)
+    }
+
+    /// The identity of an account by its names.
+    pub(super) fn id_of_account(
+        &self,
+        cluster: &str,
+        namespace: &str,
+        account: &str,
+    ) -> Result<SpiffeId, Denied> {
         self.options
             .template
-            .render(
-                &self.options.trust_domain,
-                &subject.cluster,
-                &subject.namespace,
-                &subject.account.name,
-            )
+            .render(&self.options.trust_domain, cluster, namespace, account)
             .map_err(|error| Denied::NotEntitled(error.to_string()))
     }
 
@@ -380,9 +389,7 @@ impl Policy {
             Denied::NotEntitled("an agent's token must be bound to its pod".into())
         })?;
         let node = subject
-            .node
-            .as_ref()
-            .filter(|node| !node.uid.is_empty())
+            .claimed_node()
             .ok_or_else(|| Denied::NotEntitled("an agent's token must name its node".into()))?;
         self.check_pod_on_node(&subject.cluster, &pod.uid, node)?;
         Ok((subject.cluster.clone(), node.clone()))

@@ -4,11 +4,9 @@
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use async_trait::async_trait;
 use citadel_identity::template::{self, IdTemplate};
 use citadel_kubernetes::{
-    AccountRecord, ApiError, ClusterApi, Inventory, NodeRecord, Phase, PodRecord, Review,
-    records::Labels,
+    AccountRecord, Event, Inventory, NodeRecord, Phase, PodRecord, records::Labels,
 };
 use time::OffsetDateTime;
 
@@ -16,38 +14,11 @@ use super::{Ask, Denied, Entry, EntryNodes, Grant, Policy, PolicyOptions, Wish};
 use crate::{
     caller::{Authority, Caller, Evidence, Method, ObjectRef, Origin, Role, Subject},
     clusters::{ClusterHandle, ClusterParts, Clusters, Mode},
+    testing::{FakeApi, State},
 };
 
-/// No API server: these decisions rest on the watches alone.
-struct NoApi;
-
-#[async_trait]
-impl ClusterApi for NoApi {
-    async fn get_pod(&self, _: &str, _: &str) -> Result<Option<PodRecord>, ApiError> {
-        Err(ApiError::Unreachable("none".into()))
-    }
-    async fn get_account(&self, _: &str, _: &str) -> Result<Option<AccountRecord>, ApiError> {
-        Err(ApiError::Unreachable("none".into()))
-    }
-    async fn get_node(&self, _: &str) -> Result<Option<NodeRecord>, ApiError> {
-        Err(ApiError::Unreachable("none".into()))
-    }
-    async fn review_token(&self, _: &str, _: &[String]) -> Result<Review, ApiError> {
-        Err(ApiError::Unreachable("none".into()))
-    }
-    async fn fetch_jwks(&self) -> Result<String, ApiError> {
-        Err(ApiError::Unreachable("none".into()))
-    }
-    async fn fetch_issuer(&self) -> Result<String, ApiError> {
-        Err(ApiError::Unreachable("none".into()))
-    }
-    async fn probe(&self) -> Result<(), ApiError> {
-        Err(ApiError::Unreachable("none".into()))
-    }
-    async fn write_bundle(&self, _: &str, _: &str, _: &str) -> Result<(), ApiError> {
-        Err(ApiError::Unreachable("none".into()))
-    }
-}
+/// The configuration hash of the static pod on n1.
+const HASH: &str = "0123456789abcdef0123456789abcdef";
 
 fn object(name: &str) -> ObjectRef {
     ObjectRef {
@@ -66,21 +37,35 @@ fn pod(namespace: &str, account: &str, name: &str, node: &str) -> PodRecord {
         phase: Phase::Running,
         labels: Labels::default(),
         containers: Arc::from([]),
-        is_mirror: false,
+        mirror: None,
+    }
+}
+
+fn account(namespace: &str, name: &str) -> AccountRecord {
+    AccountRecord {
+        uid: format!("{name}-uid").into(),
+        name: name.into(),
+        namespace: namespace.into(),
+    }
+}
+
+fn node(name: &str) -> NodeRecord {
+    NodeRecord {
+        uid: format!("{name}-uid").into(),
+        name: name.into(),
     }
 }
 
 fn inventory() -> Arc<Inventory> {
     let inventory = Inventory::default();
     let now = tokio::time::Instant::now().into_std();
-    let account = |namespace: &str, name: &str| AccountRecord {
-        uid: format!("{name}-uid").into(),
-        name: name.into(),
-        namespace: namespace.into(),
-    };
     let mirror = PodRecord {
-        is_mirror: true,
+        mirror: Some(HASH.into()),
         ..pod("shop", "web", "mirror", "n1")
+    };
+    let unbound = PodRecord {
+        node: None,
+        ..pod("shop", "web", "unbound", "n1")
     };
     inventory.load_pods(
         vec![
@@ -89,6 +74,8 @@ fn inventory() -> Arc<Inventory> {
             pod("shop", "db", "db-1", "n2"),
             pod("ambient", "ztunnel", "zt-1", "n1"),
             mirror,
+            unbound,
+            pod("shop", "new", "new-1", "n1"),
         ],
         now,
     );
@@ -101,10 +88,6 @@ fn inventory() -> Arc<Inventory> {
         ],
         now,
     );
-    let node = |name: &str| NodeRecord {
-        uid: format!("{name}-uid").into(),
-        name: name.into(),
-    };
     inventory.load_nodes(vec![node("n1"), node("n2")], now);
     Arc::new(inventory)
 }
@@ -128,12 +111,17 @@ fn on(node: &str) -> EntryNodes {
 }
 
 fn policy() -> Policy {
+    policy_with(FakeApi::default())
+}
+
+/// With an API server behind what the watches show.
+fn policy_with(api: impl Into<Arc<FakeApi>>) -> Policy {
     let set = |name: &str| HashSet::from([name.to_owned()]);
     let cluster = ClusterHandle::new(ClusterParts {
         name: "default".into(),
         mode: Mode::Local,
         issuers: Vec::new(),
-        api: Arc::new(NoApi),
+        api: api.into(),
         inventory: inventory(),
         max_staleness: Duration::from_secs(600),
     });
@@ -147,6 +135,8 @@ fn policy() -> Policy {
             entry("/unix/alice", on("n1"), &["unix:uid:1000"]),
             entry("/extra", EntryNodes::All, &["k8s:ns:shop"]),
             entry("/elsewhere", on("n2"), &["k8s:ns:shop"]),
+            entry("/static", on("n1"), &["k8s:ns:shop"]),
+            entry("/static-sa", on("n1"), &["k8s:ns:shop", "k8s:sa:web"]),
         ],
         default_ttl: Duration::from_secs(3600),
         min_ttl: Duration::from_secs(10),
@@ -219,6 +209,12 @@ fn decide(caller: &Caller, ask: Ask) -> Result<Grant, Denied> {
     policy().authorize(caller, &ask, Wish::default(), now())
 }
 
+/// As the issuance line does it.
+async fn look_up_and_decide(policy: &Policy, caller: &Caller, ask: &Ask) -> Result<Grant, Denied> {
+    policy.look_up(caller, ask).await?;
+    policy.authorize(caller, ask, Wish::default(), now())
+}
+
 fn pod_ask(uid: &str) -> Ask {
     Ask::Pod {
         uid: uid.into(),
@@ -281,7 +277,7 @@ fn an_agent_is_a_listed_account_on_the_very_node_that_the_watch_shows() {
     remade.subject.as_mut().unwrap().node.as_mut().unwrap().uid = "older".into();
     assert!(matches!(
         decide(&remade, Ask::AgentIdentity),
-        Err(Denied::NotEntitled(_))
+        Err(Denied::Unavailable(_))
     ));
     let mut elsewhere = caller.clone();
     elsewhere.subject.as_mut().unwrap().node = Some(object("n2"));
@@ -293,6 +289,14 @@ fn an_agent_is_a_listed_account_on_the_very_node_that_the_watch_shows() {
     unbound.subject.as_mut().unwrap().node = None;
     assert!(matches!(
         decide(&unbound, Ask::AgentIdentity),
+        Err(Denied::NotEntitled(_))
+    ));
+    // Where the watch shows the pod is no claim of the token's.
+    let mut unclaimed = caller.clone();
+    let subject_of_it = unclaimed.subject.as_mut().unwrap();
+    subject_of_it.node.as_mut().unwrap().uid.clear();
+    assert!(matches!(
+        decide(&unclaimed, Ask::AgentIdentity),
         Err(Denied::NotEntitled(_))
     ));
     let with_workload_svid =
@@ -319,6 +323,15 @@ fn an_agent_gets_what_runs_on_its_node_and_nothing_else() {
     assert!(matches!(
         decide(&agent(), pod_ask("mirror-uid")),
         Err(Denied::NotEntitled(_))
+    ));
+    assert!(matches!(
+        decide(&agent(), pod_ask(HASH)),
+        Err(Denied::NotEntitled(_))
+    ));
+    // Its binding is on its way to the watch.
+    assert!(matches!(
+        decide(&agent(), pod_ask("unbound-uid")),
+        Err(Denied::UnknownPod(_))
     ));
     let other_account = Ask::Pod {
         uid: "web-1-uid".into(),
@@ -393,7 +406,17 @@ fn impersonation_is_for_listed_accounts_and_pods_of_their_node() {
     }
     let web = by_token(subject("shop", "web", "web-1", "n1"));
     let wanted = ask("spiffe://example.org/ns/shop/sa/web");
-    assert!(matches!(decide(&web, wanted), Err(Denied::NotEntitled(_))));
+    assert!(matches!(
+        decide(&web, wanted.clone()),
+        Err(Denied::NotEntitled(_))
+    ));
+    let mut unclaimed = ztunnel;
+    let subject = unclaimed.subject.as_mut().unwrap();
+    subject.node.as_mut().unwrap().uid.clear();
+    assert!(matches!(
+        decide(&unclaimed, wanted),
+        Err(Denied::NotEntitled(_))
+    ));
 }
 
 #[test]
@@ -421,6 +444,12 @@ fn a_relayed_token_is_of_the_agents_node_and_of_the_attested_pod() {
     let mut remade = web.clone();
     remade.node.as_mut().unwrap().uid = "older".into();
     assert!(matches!(relayed(remade, None), Err(Denied::NotEntitled(_))));
+    let mut unclaimed = web.clone();
+    unclaimed.node.as_mut().unwrap().uid.clear();
+    assert!(matches!(
+        relayed(unclaimed, None),
+        Err(Denied::NotEntitled(_))
+    ));
     let unbound = Subject { pod: None, ..web };
     assert!(matches!(
         relayed(unbound, None),
@@ -483,4 +512,138 @@ async fn what_is_too_old_decides_nothing() {
         matches!(decided, Err(Denied::Unavailable(_))),
         "{decided:?}"
     );
+}
+
+#[test]
+fn a_static_pod_gets_what_an_entry_of_its_very_node_gives_and_no_account() {
+    let ask = |entry: usize, pod_uid: &str| Ask::Entry {
+        entry_id: policy()
+            .options()
+            .entries
+            .get(entry)
+            .unwrap()
+            .entry_id
+            .clone(),
+        pod_uid: Some(pod_uid.into()),
+    };
+    // The agent knows the hash alone; who knows the mirror pod's UID may use that.
+    for uid in [HASH, "mirror-uid"] {
+        let grant = decide(&agent(), ask(3, uid)).unwrap();
+        assert_eq!(grant.spiffe_id().path(), "/static");
+        assert_eq!(grant.pod_uid(), Some("mirror-uid"));
+        let subject = grant.origin().subject.clone().unwrap();
+        assert!(!subject.has_account(), "{subject:?}");
+        // An entry of all nodes, one that selects an account, one of another node.
+        for entry in [1, 4, 2] {
+            assert!(
+                matches!(
+                    decide(&agent(), ask(entry, uid)),
+                    Err(Denied::NotEntitled(_))
+                ),
+                "{uid} {entry}"
+            );
+        }
+        // A renewal by itself takes the same rule, and no other way leads to an account.
+        let mut renewing = by_certificate(subject);
+        renewing.origin = grant.origin().clone();
+        let renewed = decide(&renewing, Ask::Own).unwrap();
+        assert_eq!(renewed.spiffe_id().path(), "/static");
+        renewing.origin.entry_id = None;
+        assert!(matches!(
+            decide(&renewing, Ask::Own),
+            Err(Denied::NotEntitled(_))
+        ));
+    }
+    // Of the same node name in another cluster, or on another node, it is unknown.
+    let mut other = agent();
+    other.role = Role::Agent {
+        cluster: "default".into(),
+        node: object("n2"),
+    };
+    assert!(matches!(
+        decide(&other, ask(2, HASH)),
+        Err(Denied::UnknownPod(_))
+    ));
+}
+
+#[tokio::test]
+async fn a_node_that_the_watch_has_not_shown_is_asked_for_by_name() {
+    let caller = {
+        let mut caller = by_token(subject("citadel-system", "citadel-agent", "agent-1", "n1"));
+        caller.subject.as_mut().unwrap().node.as_mut().unwrap().uid = "newer".into();
+        caller
+    };
+    let named = |uid: &str| NodeRecord {
+        uid: uid.into(),
+        ..node("n1")
+    };
+    let ask = Ask::AgentIdentity;
+    for (nodes, is_entitled, is_final) in [
+        (Some(vec![named("newer")]), true, true),
+        (Some(vec![named("another")]), false, true),
+        (Some(vec![]), false, true),
+        (None, false, false),
+    ] {
+        let api = Arc::new(FakeApi::default());
+        *api.state.lock().unwrap() = State {
+            nodes,
+            ..State::default()
+        };
+        let policy = policy_with(api.clone());
+        let decided = look_up_and_decide(&policy, &caller, &ask).await;
+        assert_eq!(decided.is_ok(), is_entitled, "{decided:?}");
+        let undecided = matches!(decided, Err(Denied::Unavailable(_)));
+        assert_eq!(!undecided, is_final, "{decided:?}");
+        assert_eq!(api.asked(), 1);
+    }
+    // An account that is no agent's costs the API server nothing.
+    let api = Arc::new(FakeApi::default());
+    let mut web = by_token(subject("shop", "web", "web-1", "n1"));
+    web.subject.as_mut().unwrap().node.as_mut().unwrap().uid = "made-up".into();
+    let decided = look_up_and_decide(&policy_with(api.clone()), &web, &ask).await;
+    assert!(matches!(decided, Err(Denied::NotEntitled(_))));
+    assert_eq!(api.asked(), 0);
+}
+
+#[tokio::test]
+async fn a_node_that_the_watch_saw_go_is_final() {
+    let policy = policy();
+    let inventory = policy.clusters.get("default").unwrap().inventory().clone();
+    let now = tokio::time::Instant::now().into_std();
+    inventory.apply_node(Event::Deleted(node("n1")), now);
+    let caller = by_token(subject("citadel-system", "citadel-agent", "agent-1", "n1"));
+    let decided = look_up_and_decide(&policy, &caller, &Ask::AgentIdentity).await;
+    assert!(
+        matches!(decided, Err(Denied::NotEntitled(_))),
+        "{decided:?}"
+    );
+}
+
+#[tokio::test]
+async fn an_account_that_the_watch_has_not_shown_is_asked_for_by_name() {
+    let ztunnel = by_token(subject("ambient", "ztunnel", "zt-1", "n1"));
+    let impersonated = Ask::Impersonated("spiffe://example.org/ns/shop/sa/new".into());
+    for (accounts, is_entitled, is_final) in [
+        (Some(vec![account("shop", "new")]), true, true),
+        (Some(vec![]), false, true),
+        (None, false, false),
+    ] {
+        for (caller, ask) in [(&agent(), &pod_ask("new-1-uid")), (&ztunnel, &impersonated)] {
+            let api = Arc::new(FakeApi::default());
+            api.state.lock().unwrap().accounts.clone_from(&accounts);
+            let policy = policy_with(api.clone());
+            let decided = look_up_and_decide(&policy, caller, ask).await;
+            assert_eq!(decided.is_ok(), is_entitled, "{decided:?}");
+            let undecided = matches!(decided, Err(Denied::Unavailable(_)));
+            assert_eq!(!undecided, is_final, "{decided:?}");
+            assert_eq!(api.asked(), 1);
+        }
+    }
+    // What is known costs nothing; nor does what another node runs.
+    let api = Arc::new(FakeApi::default());
+    let policy = policy_with(api.clone());
+    for uid in ["web-1-uid", "db-1-uid", "mirror-uid", "made-up"] {
+        let _ = look_up_and_decide(&policy, &agent(), &pod_ask(uid)).await;
+    }
+    assert_eq!(api.asked(), 0);
 }

@@ -25,6 +25,8 @@ use super::{
 
 /// Nothing shorter is worth a signature: clocks differ by more.
 const SHORTEST: HumanDuration = HumanDuration::from_secs(1);
+/// Token keys are fetched every ten seconds at most: nothing shorter can be kept.
+const FRESHEST: HumanDuration = HumanDuration::from_secs(20);
 /// Beyond it a certificate is not short-lived any more.
 const LONGEST: HumanDuration = HumanDuration::from_days(90);
 
@@ -286,7 +288,7 @@ fn clusters(checker: &mut Checker<'_>, clusters: Vec<file::Cluster>) -> Vec<Clus
             checker,
             &key("max_staleness"),
             cluster.max_staleness,
-            SHORTEST,
+            FRESHEST,
             HumanDuration::from_days(1),
         );
         checked.push(ClusterConfig {

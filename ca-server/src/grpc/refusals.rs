@@ -13,11 +13,11 @@ use tokio::time::Instant;
 use super::{front::code_name, refusal::Refusal};
 use crate::{admission::Lane, metrics::Metrics};
 
-/// Lines in [`LineLimit::WINDOW`] for one caller: as many as a batch has items.
+/// Lines in [`LineLimit::WINDOW`] for one caller and one code: as many as a batch has items.
 const PER_CALLER: u32 = 256;
 /// Lines in [`LineLimit::WINDOW`] in all.
 const IN_ALL: u32 = 2048;
-/// Callers told apart at once.
+/// Callers and codes told apart at once.
 const CALLERS: usize = 4096;
 /// The most of a reason that is written, characters.
 const REASON: usize = 500;
@@ -31,7 +31,8 @@ pub(crate) struct Refusals {
 #[derive(Default)]
 struct Lines {
     all: LineLimit,
-    callers: HashMap<Lane, LineLimit>,
+    /// By code too, so that a flood of one kind of refusal hides no other.
+    callers: HashMap<(Lane, &'static str), LineLimit>,
     /// Left out since the last line, of whoever.
     left_out: u64,
 }
@@ -56,7 +57,7 @@ impl Refusals {
         let code = code_name(refusal.code);
         self.metrics.request(rpc, code);
         let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(left_out) = lines.take(lane, Instant::now()) else {
+        let Some(left_out) = lines.take(lane, code, Instant::now()) else {
             return;
         };
         drop(lines);
@@ -74,16 +75,17 @@ impl Refusals {
 }
 
 impl Lines {
-    fn take(&mut self, lane: &Lane, now: Instant) -> Option<u64> {
-        if self.callers.len() >= CALLERS && !self.callers.contains_key(lane) {
+    fn take(&mut self, lane: &Lane, code: &'static str, now: Instant) -> Option<u64> {
+        let key = (lane.clone(), code);
+        if self.callers.len() >= CALLERS && !self.callers.contains_key(&key) {
             self.callers.retain(|_, limit| !limit.is_over(now));
         }
-        let known = self.callers.len() < CALLERS || self.callers.contains_key(lane);
+        let known = self.callers.len() < CALLERS || self.callers.contains_key(&key);
         // Where there are too many callers to tell apart, the limit of all is the limit.
         let may_log = !known
             || self
                 .callers
-                .entry(lane.clone())
+                .entry(key)
                 .or_default()
                 .take(now, PER_CALLER)
                 .is_some();
@@ -107,28 +109,25 @@ mod tests {
     fn a_flood_of_one_caller_leaves_lines_to_others_and_is_counted() {
         let mut lines = Lines::default();
         let now = Instant::now();
-        let logged = (0..1000).filter(|_| lines.take(&lane(1), now).is_some());
-        assert_eq!(logged.count(), PER_CALLER as usize);
-        assert_eq!(
-            lines.take(&lane(2), now),
-            Some(1000 - u64::from(PER_CALLER))
-        );
-        assert_eq!(lines.take(&lane(1), now), None);
-        assert_eq!(lines.take(&lane(1), now + LineLimit::WINDOW), Some(1));
+        let flood = (0..1000).filter(|_| lines.take(&lane(1), "Unavailable", now).is_some());
+        assert_eq!(flood.count(), PER_CALLER as usize);
+        let left_out = 1000 - u64::from(PER_CALLER);
+        assert_eq!(lines.take(&lane(2), "Unavailable", now), Some(left_out));
+        assert_eq!(lines.take(&lane(1), "Unauthenticated", now), Some(0));
+        assert_eq!(lines.take(&lane(1), "Unavailable", now), None);
+        let later = now + LineLimit::WINDOW;
+        assert_eq!(lines.take(&lane(1), "Unavailable", later), Some(1));
     }
 
     #[test]
     fn many_callers_together_have_a_limit_too_and_are_forgotten() {
         let mut lines = Lines::default();
         let now = Instant::now();
-        let logged = (0..10_000).filter(|number| lines.take(&lane(*number), now).is_some());
+        let mut take = |number: u32, now| lines.take(&lane(number), "Unavailable", now);
+        let logged = (0..10_000).filter(|number| take(*number, now).is_some());
         assert_eq!(logged.count(), IN_ALL as usize);
-        assert_eq!(lines.callers.len(), CALLERS);
-        let later = now + LineLimit::WINDOW;
-        assert_eq!(
-            lines.take(&lane(20_000), later),
-            Some(10_000 - u64::from(IN_ALL))
-        );
+        let left_out = 10_000 - u64::from(IN_ALL);
+        assert_eq!(take(20_000, now + LineLimit::WINDOW), Some(left_out));
         assert_eq!(lines.callers.len(), 1);
     }
 }

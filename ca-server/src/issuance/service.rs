@@ -156,6 +156,7 @@ impl Issuance {
         now: OffsetDateTime,
     ) -> Result<Signed, ItemError> {
         let timer = self.metrics.stage(Stage::Authorize);
+        self.policy.look_up(caller, &item.ask).await?;
         let grant = self
             .policy
             .authorize(caller, &item.ask, item.wish.clone(), now)?;

@@ -82,7 +82,7 @@ impl DevCluster {
                 phase: Phase::Running,
                 labels: [("app", AGENT_ACCOUNT)].into_iter().collect(),
                 containers: [].into(),
-                is_mirror: false,
+                mirror: None,
             },
             account: AccountRecord {
                 uid: uid().into(),

@@ -170,6 +170,15 @@ impl Inventory {
         read(&self.pods).index().on_node(node)
     }
 
+    /// The live mirror pod on `node` of the static pod with that configuration hash.
+    pub fn mirror_on_node(&self, node: &str, config_hash: &str) -> Option<Arc<PodRecord>> {
+        if config_hash.is_empty() {
+            return None;
+        }
+        let is_it = |pod: &PodRecord| pod.mirror.as_deref() == Some(config_hash);
+        read(&self.pods).index().find_on_node(node, is_it)
+    }
+
     /// The service account with that UID.
     pub fn account_by_uid(&self, uid: &str) -> Lookup<Arc<AccountRecord>> {
         read(&self.accounts).lookup(uid)

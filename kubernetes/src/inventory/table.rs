@@ -231,6 +231,14 @@ impl ByNode {
             .map(|pods| pods.values().cloned().collect())
             .unwrap_or_default()
     }
+
+    pub(super) fn find_on_node(
+        &self,
+        node: &str,
+        is_it: impl Fn(&PodRecord) -> bool,
+    ) -> Option<Arc<PodRecord>> {
+        self.0.get(node)?.values().find(|pod| is_it(pod)).cloned()
+    }
 }
 
 impl Index<PodRecord> for ByNode {

@@ -17,7 +17,7 @@ fn pod(uid: &str, node: Option<&str>) -> PodRecord {
         phase: Phase::Running,
         labels: Labels::from_iter([("app", "web")]),
         containers: [].into(),
-        is_mirror: false,
+        mirror: None,
     }
 }
 
@@ -340,4 +340,33 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn a_mirror_pod_is_found_on_its_node_by_the_static_pods_hash() {
+    let (inventory, now) = (Inventory::default(), Instant::now());
+    let mirror = |uid: &str, node: &str, hash: &str| PodRecord {
+        mirror: Some(hash.into()),
+        ..pod(uid, Some(node))
+    };
+    inventory.load_pods(
+        vec![
+            pod("a", Some("n1")),
+            mirror("m1", "n1", "cafe"),
+            mirror("m2", "n2", "cafe"),
+            mirror("m3", "n1", ""),
+        ],
+        now,
+    );
+    let uid = |node: &str, hash: &str| {
+        let found = inventory.mirror_on_node(node, hash);
+        found.map(|pod| pod.uid.to_string())
+    };
+    assert_eq!(uid("n1", "cafe").as_deref(), Some("m1"));
+    assert_eq!(uid("n2", "cafe").as_deref(), Some("m2"));
+    assert_eq!(uid("n3", "cafe"), None);
+    assert_eq!(uid("n1", "a"), None, "a UID is no hash");
+    assert_eq!(uid("n1", ""), None);
+    inventory.apply_pod(Event::Deleted(mirror("m1", "n1", "cafe")), now);
+    assert_eq!(uid("n1", "cafe"), None);
 }

@@ -72,18 +72,28 @@ fn a_pod_is_trimmed_to_what_decides() {
         ],
         "the containers of spec, never those of status"
     );
-    assert!(!pod.is_mirror);
+    assert_eq!(pod.mirror, None);
 }
 
 #[test]
-fn a_mirror_pod_is_known_by_its_annotation() {
-    let mut pod = full_pod();
-    pod["metadata"]["annotations"]["kubernetes.io/config.mirror"] = json!("");
-    assert!(decode(&pod).unwrap().is_mirror);
+fn a_mirror_pod_is_known_by_its_annotation_which_is_its_config_hash() {
+    let mirror = |value: Value| {
+        let mut pod = full_pod();
+        pod["metadata"]["annotations"]["kubernetes.io/config.mirror"] = value;
+        let pod = decode(&pod).unwrap();
+        assert!(pod.is_mirror());
+        pod.mirror.unwrap()
+    };
+    let hash = "0123456789abcdef0123456789abcdef";
+    assert_eq!(&*mirror(json!(hash)), hash);
+    // It is one all the same, and nothing is kept of it.
+    for value in [json!(""), json!(null), json!("x".repeat(65))] {
+        assert_eq!(&*mirror(value), "");
+    }
     // Not by a label of that name, which anybody may set.
     let mut pod = full_pod();
     pod["metadata"]["labels"]["kubernetes.io/config.mirror"] = json!("x");
-    assert!(!decode(&pod).unwrap().is_mirror);
+    assert!(!decode(&pod).unwrap().is_mirror());
 }
 
 #[test]

@@ -82,6 +82,25 @@ async fn accounts_and_nodes() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_account_by_its_name_alone() {
+    let b = bench();
+    b.api.put_account(account("a1", "web"));
+    for _ in 0..2 {
+        let found = b.resolver.resolve_account_name("shop", "web").await;
+        assert!(matches!(found, Resolved::Live(record) if &*record.uid == "a1"));
+        let found = b.resolver.resolve_account_name("shop", "db").await;
+        assert_eq!(found, Resolved::Absent);
+    }
+    assert_eq!(b.api.calls(), 2);
+    // The watch knows better than an answer of before.
+    let now = Instant::now();
+    b.inventory
+        .apply_account(Event::Applied(account("a2", "db")), now);
+    let found = b.resolver.resolve_account_name("shop", "db").await;
+    assert!(matches!(found, Resolved::Live(record) if &*record.uid == "a2"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_known_to_be_gone_costs_no_request() {
     let b = bench();
     b.api.put_pod(pod("u1", "web-0"));

@@ -126,7 +126,7 @@ fn inventory() -> Arc<Inventory> {
         phase: Phase::Running,
         labels: Labels::default(),
         containers: Arc::from([]),
-        is_mirror: false,
+        mirror: None,
     };
     let account = AccountRecord {
         uid: "web-uid".into(),

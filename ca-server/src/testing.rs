@@ -1,0 +1,73 @@
+//! A stand-in for an API server in unit tests.
+#![allow(clippy::unwrap_used)]
+
+use std::sync::{
+    Mutex,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use async_trait::async_trait;
+use citadel_kubernetes::{AccountRecord, ApiError, ClusterApi, NodeRecord, PodRecord, Review};
+
+/// What the API server has. `None` where it does not answer.
+#[derive(Default)]
+pub(crate) struct State {
+    pub(crate) nodes: Option<Vec<NodeRecord>>,
+    pub(crate) accounts: Option<Vec<AccountRecord>>,
+    pub(crate) jwks: Option<String>,
+    pub(crate) issuer: Option<String>,
+}
+
+/// Answers from its state and counts the requests for objects. It knows no pods.
+#[derive(Default)]
+pub(crate) struct FakeApi {
+    pub(crate) state: Mutex<State>,
+    asked: AtomicUsize,
+}
+
+impl FakeApi {
+    pub(crate) fn asked(&self) -> usize {
+        self.asked.load(Ordering::Relaxed)
+    }
+
+    fn of<T>(&self, part: impl FnOnce(&State) -> Option<T>) -> Result<T, ApiError> {
+        let away = || ApiError::Unreachable("it is away".into());
+        part(&self.state.lock().unwrap()).ok_or_else(away)
+    }
+}
+
+#[async_trait]
+impl ClusterApi for FakeApi {
+    async fn get_pod(&self, _: &str, _: &str) -> Result<Option<PodRecord>, ApiError> {
+        self.of(|_| None)
+    }
+    async fn get_account(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<AccountRecord>, ApiError> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        let is_it = |a: &&AccountRecord| *a.namespace == *namespace && *a.name == *name;
+        self.of(|state| Some(state.accounts.as_ref()?.iter().find(is_it).cloned()))
+    }
+    async fn get_node(&self, name: &str) -> Result<Option<NodeRecord>, ApiError> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        let is_it = |node: &&NodeRecord| *node.name == *name;
+        self.of(|state| Some(state.nodes.as_ref()?.iter().find(is_it).cloned()))
+    }
+    async fn review_token(&self, _: &str, _: &[String]) -> Result<Review, ApiError> {
+        self.of(|_| None)
+    }
+    async fn fetch_jwks(&self) -> Result<String, ApiError> {
+        self.of(|state| state.jwks.clone())
+    }
+    async fn fetch_issuer(&self) -> Result<String, ApiError> {
+        self.of(|state| state.issuer.clone())
+    }
+    async fn probe(&self) -> Result<(), ApiError> {
+        Ok(())
+    }
+    async fn write_bundle(&self, _: &str, _: &str, _: &str) -> Result<(), ApiError> {
+        Ok(())
+    }
+}
