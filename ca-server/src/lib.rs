@@ -20,4 +20,8 @@ mod serving;
 mod settings;
 pub mod store;
 
+#[cfg(test)]
+#[path = "../../identity/tests/identity/mutation.rs"]
+mod mutation;
+
 pub use server::{Bound, Parts, StartError, build};
