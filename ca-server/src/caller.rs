@@ -1,5 +1,8 @@
 //! Who was authenticated, by what, and what that identity rests on.
 
+#[cfg(test)]
+mod hostile_records;
+
 use std::{fmt, net::SocketAddr};
 
 use citadel_identity::{SpiffeId, serial::Serial};
@@ -240,6 +243,9 @@ impl Origin {
     }
 
     /// Reads an origin back from a record; `None` where the record is not one of ours.
+    /// One that says more than an origin can hold (a pod without its account, an object
+    /// without its UID) is none: what is left out would not be checked again, and the
+    /// renewal would rest on less than was proven.
     pub fn from_record(record: &log::Origin) -> Option<Self> {
         let method = match record.method() {
             log::AuthenticationMethod::Jwks => Method::Jwks,
@@ -256,7 +262,7 @@ impl Origin {
             log::Authority::Unspecified => return None,
         };
         let object = |name: &str, uid: &str| {
-            (!uid.is_empty()).then(|| ObjectRef {
+            (!name.is_empty() && !uid.is_empty()).then(|| ObjectRef {
                 name: name.to_owned(),
                 uid: uid.to_owned(),
             })
@@ -276,14 +282,15 @@ impl Origin {
             None => node.map(|node| (record.cluster.clone(), node)),
             Some(_) => None,
         };
-        Some(Self {
+        let origin = Self {
             method,
             subject,
             node: vouching_node,
             entry_id: (!record.entry_id.is_empty()).then(|| record.entry_id.clone()),
             first_authenticated: from_unix_ms(record.first_authenticated_ms)?,
             authority,
-        })
+        };
+        (origin.to_record() == *record).then_some(origin)
     }
 }
 

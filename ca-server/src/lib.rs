@@ -20,6 +20,10 @@ mod serving;
 mod settings;
 pub mod store;
 
+#[cfg(test)]
+#[path = "../../identity/tests/identity/mutation.rs"]
+mod mutation;
+
 pub use server::{Bound, Parts, StartError, build};
 #[cfg(test)]
 mod testing;

@@ -7,6 +7,9 @@ mod duration;
 mod endpoint;
 mod exit;
 mod fetch;
+#[cfg(test)]
+#[path = "../../identity/tests/identity/mutation.rs"]
+mod mutation;
 mod output;
 #[cfg(test)]
 mod testing;

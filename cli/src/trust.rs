@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn spiffe_req_2_trust_domains_are_names() {
+    fn spiffe_req_02_trust_domains_are_names() {
         domain("example.org").unwrap();
         for wrong in [
             "",

@@ -18,6 +18,9 @@ pub mod socket;
 pub mod workload_api;
 
 #[cfg(test)]
+#[path = "../../identity/tests/identity/mutation.rs"]
+mod mutation;
+#[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod testing_agent;

@@ -52,3 +52,42 @@ fn generated_code_is_current() -> Result<(), Box<dyn Error>> {
     }
     Ok(())
 }
+
+/// The Workload API is a service of its own, without a package, with the standard's
+/// methods and no more; no service of another kind has one of them.
+#[test]
+fn spiffe_req_25_the_workload_api_has_the_standard_s_methods_alone() -> Result<(), Box<dyn Error>> {
+    // Whether the server streams its answer.
+    const METHODS: [(&str, bool); 5] = [
+        ("FetchX509SVID", true),
+        ("FetchX509Bundles", true),
+        ("FetchJWTSVID", false),
+        ("FetchJWTBundles", true),
+        ("ValidateJWTSVID", false),
+    ];
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let descriptors = protox::compile(FILES.map(|file| root.join(file)), [root])?;
+    let mut found = 0;
+    for file in &descriptors.file {
+        for service in &file.service {
+            let methods: Vec<_> = service
+                .method
+                .iter()
+                .map(|method| (method.name(), method.server_streaming()))
+                .collect();
+            if service.name() == "SpiffeWorkloadAPI" {
+                assert_eq!(file.package(), "");
+                assert_eq!(methods, METHODS);
+                assert!(service.method.iter().all(|it| !it.client_streaming()));
+                found += 1;
+            } else {
+                for (name, _) in METHODS {
+                    let other = service.name();
+                    assert!(methods.iter().all(|it| it.0 != name), "{name} of {other}");
+                }
+            }
+        }
+    }
+    assert_eq!(found, 1);
+    Ok(())
+}

@@ -13,6 +13,8 @@
 pub mod cgroup;
 pub mod citadel;
 pub mod client;
+#[cfg(test)]
+mod conformance;
 pub mod deploy;
 pub mod dir;
 pub mod envoy;

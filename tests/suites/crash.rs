@@ -188,7 +188,7 @@ impl Dice {
         Self(seed)
     }
 
-    /// SplitMix64, which is good enough for instants.
+    /// `SplitMix64`, which is good enough for instants.
     fn up_to(&mut self, most: Duration) -> Duration {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;

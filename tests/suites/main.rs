@@ -15,6 +15,7 @@ mod agents;
 mod api_server_outage;
 mod attestation;
 mod authentication;
+mod bench;
 mod cacerts;
 mod clusters;
 mod crash;

@@ -1,5 +1,8 @@
 //! The verification keys of one cluster, parsed once for each JWKS.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashMap;
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};

@@ -251,6 +251,13 @@ impl Bench<'_> {
             );
         };
         check(&first, &bundles)?;
+        if after == before {
+            // Rates and latencies of nothing would look like figures.
+            return Err(Failure::unavailable(
+                "certificates arrived, but none while it was measured",
+            )
+            .next("Measure longer (--duration), or in smaller steps (--batch, --concurrency)."));
+        }
         let cpu = cpu_before
             .zip(cpu_after)
             .and_then(|(before, after)| after.cpu.checked_sub(before.cpu));

@@ -216,12 +216,23 @@ impl Facts {
              citadel fetch\n  \
              citadel fetch --write certs\n  \
              citadel verify certs/svid.pem\n\n\
-             or run a program as a workload: citadel dev -- CMD\n\
+             or, in place of this, run a program as a workload: citadel dev -- CMD\n\
              Ctrl-C ends it.\n",
             endpoint::VARIABLE,
-            self.endpoint
+            quoted(&self.endpoint)
         );
         text
+    }
+}
+
+/// A word as a shell takes it, quoted only where it has to be: a folder's name may hold
+/// anything.
+fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/:._-+,@%=".contains(c);
+    if word.chars().all(is_plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
     }
 }
 
@@ -314,13 +325,23 @@ mod tests {
     }
 
     #[test]
-    fn spiffe_req_3_a_user_s_name_becomes_a_valid_segment() {
+    fn spiffe_req_03_a_user_s_name_becomes_a_valid_segment() {
         assert_eq!(user_segment(Some("alice"), 1), "alice");
         assert_eq!(user_segment(Some("alice.b-c_1"), 1), "alice.b-c_1");
         for odd in ["", ".", "..", "a b", "dömäin", "a/b", "a$", "DOMAIN\\user"] {
             assert_eq!(user_segment(Some(odd), 1_000), "uid-1000", "{odd:?}");
         }
         assert_eq!(user_segment(None, 7), "uid-7");
+    }
+
+    #[test]
+    fn only_words_that_a_shell_would_take_apart_are_quoted() {
+        for plain in ["unix:///home/a-b.c/run/agent.sock", "tcp://127.0.0.1:80"] {
+            assert_eq!(quoted(plain), plain);
+        }
+        assert_eq!(quoted("unix:///a b/s"), "'unix:///a b/s'");
+        assert_eq!(quoted("/$HOME/`x`;\"&"), "'/$HOME/`x`;\"&'");
+        assert_eq!(quoted("it's"), r"'it'\''s'");
     }
 
     #[test]

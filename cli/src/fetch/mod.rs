@@ -1,6 +1,8 @@
 //! `citadel fetch`: the identities that the Workload API gives this process.
 
 mod client;
+#[cfg(test)]
+mod hostile_bytes;
 pub(crate) mod update;
 mod write;
 

@@ -10,6 +10,7 @@ mod hostile_bytes;
 mod issuers;
 mod keys;
 mod lint_rules;
+mod mutation;
 mod profiles;
 mod support;
 mod tls;

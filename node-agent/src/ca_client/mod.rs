@@ -1,6 +1,8 @@
 //! The CA as the agent sees it: its own identity, batches, entries, trust bundles.
 
 mod entries;
+#[cfg(test)]
+mod hostile_answers;
 mod identity;
 mod session;
 mod skew;

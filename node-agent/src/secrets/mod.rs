@@ -1,6 +1,8 @@
 //! The certificates of this node's workloads: one place that holds, renews and hands
 //! them out. SDS, the Workload API and files are views of it.
 
+#[cfg(test)]
+mod hostile_answers;
 mod key;
 mod manager;
 mod quota;

@@ -3,5 +3,5 @@
 
 mod names;
 mod readiness;
-mod script;
+pub(crate) mod script;
 mod versions;

@@ -1,5 +1,6 @@
 //! The SPIFFE Workload API, as go-spiffe and as a scripted client see it.
 
+mod endpoint;
 mod go_spiffe;
 mod pressure;
 mod requirements;

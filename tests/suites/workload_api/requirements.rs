@@ -144,7 +144,6 @@ async fn spiffe_req_22_a_request_without_the_header_is_invalid() {
     );
 }
 
-/// 21, 23: gRPC over a plain socket; nothing but the header is asked of the caller.
 #[tokio::test]
 async fn spiffe_req_26_a_caller_without_an_identity_is_denied() {
     // The entry is for another user than the one that runs this.
@@ -253,7 +252,7 @@ async fn spiffe_req_30_an_svid_is_chain_key_bundle_and_hint() {
         let chain = certificates(&svid.x509_svid);
         assert_eq!(chain.len(), 2, "leaf first, then the intermediate");
         let leaf = Certificate::of_der(&chain[0]);
-        assert_eq!(leaf.uris(), [svid.spiffe_id.clone()]);
+        assert_eq!(leaf.uris(), std::slice::from_ref(&svid.spiffe_id));
         // PKCS#8, unencrypted, and the leaf's own key.
         let args = ["pkey", "-inform", "DER", "-pubout", "-outform", "DER"];
         assert_eq!(openssl::run(&args, &svid.x509_svid_key), leaf.spki());

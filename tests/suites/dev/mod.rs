@@ -1,5 +1,8 @@
 //! `citadel dev`, `fetch` and `verify`, as a newcomer types them.
 
+mod output;
+mod watch;
+
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -117,7 +120,7 @@ async fn the_program_s_end_is_the_command_s() {
         .await
         .success();
     assert!(
-        shown.starts_with("unix:///") && shown.trim_end().ends_with(".sock"),
+        shown.starts_with("unix:///") && shown.trim_end().ends_with("agent.sock"),
         "{shown}"
     );
     // What dev itself has to say is not on the program's output.
