@@ -230,7 +230,8 @@ impl Origin {
                 record.pod_uid.clone_from(&pod.uid);
             }
         }
-        let subject_node = self.subject.as_ref().and_then(|s| s.node.as_ref());
+        // A node that only the watch told is no part of what was proven.
+        let subject_node = self.subject.as_ref().and_then(Subject::claimed_node);
         if let Some(node) = subject_node {
             record.node.clone_from(&node.name);
             record.node_uid.clone_from(&node.uid);
