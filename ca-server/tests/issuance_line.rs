@@ -135,8 +135,11 @@ fn newest(folder: &Path) -> PathBuf {
     let files = fs::read_dir(folder).expect("the folder");
     let libraries = files.filter_map(|file| {
         let path = file.expect("a file").path();
-        let name = path.file_name()?.to_str()?;
-        let is_library = name.starts_with("libcitadel_ca_server-") && name.ends_with(".rlib");
+        let name = path.file_stem()?.to_str()?;
+        let is_library = name.starts_with("libcitadel_ca_server-")
+            && path
+                .extension()
+                .is_some_and(|extension| extension == "rlib");
         let time = |path: &Path| fs::metadata(path).and_then(|data| data.modified());
         is_library.then(|| (time(&path).unwrap_or(SystemTime::UNIX_EPOCH), path))
     });
