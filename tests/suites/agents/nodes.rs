@@ -85,18 +85,51 @@ async fn a_node_gets_its_own_pods_and_no_others() {
         .api
         .create_pod(&Pod::new("nodes", "web-3", "web"))
         .await;
-    wait::until("the pod is seen", SEEN, async || {
-        let error = here
-            .one(AgentClient::pod_item(&unscheduled))
-            .await
-            .unwrap_err();
-        (error.retry_after_ms == 0).then_some(())
-    })
-    .await;
+    // Its token shows that the CA knows the pod; its binding may be a moment behind.
+    let token = scene.api.token("nodes", "web", "web-3").await;
+    let by_token = scene.client().token(&token).build();
+    by_token.issue(&csr::plain()).await.unwrap();
     let item = AgentClient::pod_item(&unscheduled);
-    scene
-        .refuses_item(DENIED, "runs on node (none)", &here, item)
+    let error = scene
+        .refuses_item(DENIED, "is not known on", &here, item)
         .await;
+    assert!(error.retry_after_ms > 0, "a retry may help: {error:?}");
+}
+
+#[tokio::test]
+async fn names_longer_than_any_name_are_refused_and_fill_no_log() {
+    let scene = Scene::start().await;
+    let agent = scene.agent("long-1").await;
+    let long = "x".repeat(100_000);
+    let pod = |pod_uid: &str, namespace: &str| {
+        Subject::Pod(PodSubject {
+            pod_uid: pod_uid.into(),
+            namespace: namespace.into(),
+            ..Default::default()
+        })
+    };
+    let entry = |entry_id: &str, pod_uid: &str| {
+        Subject::Entry(EntrySubject {
+            entry_id: entry_id.into(),
+            pod_uid: pod_uid.into(),
+        })
+    };
+    for (subject, field) in [
+        (pod(&long, ""), "pod_uid: longer than 253"),
+        (pod("u", &long), "namespace: longer than 253"),
+        (entry(&long, ""), "entry_id: longer than 2061"),
+        (entry("e", &long), "pod_uid: longer than 253"),
+    ] {
+        let item = AgentClient::item(subject);
+        let invalid = Code::InvalidArgument;
+        let error = scene.refuses_item(invalid, field, &agent, item).await;
+        assert!(error.message.contains(field), "{error:?}");
+    }
+    // The longest that is accepted is cut in the log.
+    let item = AgentClient::item(entry(&long[..2061], ""));
+    scene.refuses_item(DENIED, "no entry x", &agent, item).await;
+    let line = scene.ca.refusals().pop().unwrap();
+    assert_eq!(line["reason"].as_str().unwrap().len(), 500);
 }
 
 #[tokio::test]
@@ -282,19 +315,61 @@ fn front_pod(name: &str) -> Pod {
 }
 
 #[tokio::test]
-async fn a_mirror_pod_has_no_account() {
-    let scene = Scene::start().await;
+async fn a_mirror_pod_has_no_account_and_what_an_entry_of_its_node_gives() {
+    let scene = Scene::with(|ca| {
+        ca.set(
+            "entries",
+            json!([
+                { "id": "/static/own", "nodes": ["default/mirror-1"], "selectors": ["k8s:ns:mirrors"] },
+                { "id": "/static/all", "nodes": "all", "selectors": ["k8s:ns:mirrors"] },
+                { "id": "/static/label", "nodes": ["default/mirror-1"],
+                  "selectors": ["k8s:ns:mirrors", "k8s:pod-label:app:static"] },
+            ]),
+        )
+    })
+    .await;
     let agent = scene.agent("mirror-1").await;
     scene.api.ensure_namespace("mirrors").await;
-    let mirror = Pod::mirror("mirrors", "static-mirror-1", "mirror-1", "0123456789abcdef");
-    let uid = scene.api.create_pod(&mirror).await;
+    let hash = "0123456789abcdef0123456789abcdef";
+    let mirror = Pod::mirror("mirrors", "static-mirror-1", "mirror-1", hash);
+    let uid = scene.api.create_pod(&mirror.label("app", "static")).await;
     wait::until("the pod is seen", SEEN, async || {
         let error = agent.one(AgentClient::pod_item(&uid)).await.unwrap_err();
         (error.retry_after_ms == 0).then_some(())
     })
     .await;
+    let mut entries = agent.client.entries().await.unwrap();
+    let entries = entries.message().await.unwrap().unwrap().entries;
+    let item = |path: &str| {
+        let id = format!("spiffe://example.org/static/{path}");
+        let entry = entries.iter().find(|entry| entry.spiffe_id == id).unwrap();
+        // A process of a static pod shows its configuration hash, never the mirror's UID.
+        AgentClient::item(Subject::Entry(EntrySubject {
+            entry_id: entry.entry_id.clone(),
+            pod_uid: hash.into(),
+        }))
+    };
+    for uid in [uid.as_str(), hash] {
+        scene
+            .refuses_item(DENIED, "mirror pod", &agent, AgentClient::pod_item(uid))
+            .await;
+    }
+    let svid = agent.one(item("own")).await.unwrap();
+    assert_eq!(svid.spiffe_id, "spiffe://example.org/static/own");
+    assert_eq!(svid.pod_uid, uid);
+    let record = scene.admin.certificate(&svid.serial).await.unwrap();
+    let origin = record.origin();
+    assert_eq!((&origin.pod_uid, &*origin.service_account), (&uid, ""));
     scene
-        .refuses_item(DENIED, "mirror pod", &agent, AgentClient::pod_item(&uid))
+        .refuses_item(DENIED, "does not name its node", &agent, item("all"))
+        .await;
+    scene
+        .refuses_item(
+            DENIED,
+            "does not match k8s:pod-label",
+            &agent,
+            item("label"),
+        )
         .await;
 }
 
