@@ -35,19 +35,9 @@ async fn an_entry_that_names_its_node_gives_a_mirror_pod_an_identity() {
             "entries",
             json!([
                 entry("/static/named", &nodes, &["k8s:ns:mirrors-2", name]),
-                entry(
-                    "/static/container",
-                    &nodes,
-                    &[name, "k8s:container-name:main"]
-                ),
                 entry("/static/mixed", &nodes, &[name, "unix:uid:0"]),
                 entry("/static/everywhere", &json!("all"), &["k8s:ns:mirrors-2"]),
                 entry("/static/label", &nodes, &[name, "k8s:pod-label:app:static"]),
-                entry(
-                    "/static/image",
-                    &nodes,
-                    &[name, "k8s:container-image:example/web:1"]
-                ),
                 entry("/static/account", &nodes, &[name, "k8s:sa:default"]),
                 entry("/static/other", &nodes, &["k8s:pod-name:static-2"]),
                 entry("/static/elsewhere", &json!(["default/mirror-3"]), &[name]),
@@ -59,7 +49,7 @@ async fn an_entry_that_names_its_node_gives_a_mirror_pod_an_identity() {
     let elsewhere = scene.agent("mirror-3").await;
     let uid = mirror(&scene, &agent, "mirrors-2").await;
 
-    for path in ["/static/named", "/static/container", "/static/mixed"] {
+    for path in ["/static/named", "/static/mixed"] {
         let id = format!("spiffe://example.org{path}");
         let request = csr::plain();
         let mut item = wanted(&agent, path, &uid).await;
@@ -78,7 +68,6 @@ async fn an_entry_that_names_its_node_gives_a_mirror_pod_an_identity() {
     for (path, reason) in [
         ("/static/everywhere", "does not name its node"),
         ("/static/label", "does not match k8s:pod-label:app:static"),
-        ("/static/image", "does not match k8s:container-image"),
         ("/static/account", "does not match k8s:sa:default"),
         ("/static/other", "does not match k8s:pod-name:static-2"),
     ] {
@@ -118,6 +107,65 @@ async fn a_mirror_pod_s_renewals_end_with_it() {
     .await;
     let call = renewing.issue(&request);
     scene.refuses(Code::Unauthenticated, "is gone", call).await;
+}
+
+#[tokio::test]
+async fn a_static_pod_is_known_by_the_configuration_hash_that_its_processes_show() {
+    let scene = Scene::with(|ca| {
+        ca.set(
+            "entries",
+            json!([
+                { "id": "/static/own", "nodes": ["default/mirror-1"], "selectors": ["k8s:ns:mirrors"] },
+                { "id": "/static/all", "nodes": "all", "selectors": ["k8s:ns:mirrors"] },
+                { "id": "/static/label", "nodes": ["default/mirror-1"],
+                  "selectors": ["k8s:ns:mirrors", "k8s:pod-label:app:static"] },
+            ]),
+        )
+    })
+    .await;
+    let agent = scene.agent("mirror-1").await;
+    scene.api.ensure_namespace("mirrors").await;
+    let hash = "0123456789abcdef0123456789abcdef";
+    let mirror = Pod::mirror("mirrors", "static-mirror-1", "mirror-1", hash);
+    let uid = scene.api.create_pod(&mirror.label("app", "static")).await;
+    wait::until("the pod is seen", SEEN, async || {
+        let error = agent.one(AgentClient::pod_item(&uid)).await.unwrap_err();
+        (error.retry_after_ms == 0).then_some(())
+    })
+    .await;
+    let mut entries = agent.client.entries().await.unwrap();
+    let entries = entries.message().await.unwrap().unwrap().entries;
+    let item = |path: &str| {
+        let id = format!("spiffe://example.org/static/{path}");
+        let entry = entries.iter().find(|entry| entry.spiffe_id == id).unwrap();
+        // A process of a static pod shows its configuration hash, never the mirror's UID.
+        AgentClient::item(Subject::Entry(EntrySubject {
+            entry_id: entry.entry_id.clone(),
+            pod_uid: hash.into(),
+        }))
+    };
+    for uid in [uid.as_str(), hash] {
+        scene
+            .refuses_item(DENIED, "mirror pod", &agent, AgentClient::pod_item(uid))
+            .await;
+    }
+    let svid = agent.one(item("own")).await.unwrap();
+    assert_eq!(svid.spiffe_id, "spiffe://example.org/static/own");
+    assert_eq!(svid.pod_uid, uid);
+    let record = scene.admin.certificate(&svid.serial).await.unwrap();
+    let origin = record.origin();
+    assert_eq!((&origin.pod_uid, &*origin.service_account), (&uid, ""));
+    scene
+        .refuses_item(DENIED, "does not name its node", &agent, item("all"))
+        .await;
+    scene
+        .refuses_item(
+            DENIED,
+            "does not match k8s:pod-label",
+            &agent,
+            item("label"),
+        )
+        .await;
 }
 
 fn entry(id: &str, nodes: &Value, selectors: &[&str]) -> Value {

@@ -86,18 +86,51 @@ async fn a_node_gets_its_own_pods_and_no_others() {
         .api
         .create_pod(&Pod::new("nodes", "web-3", "web"))
         .await;
-    wait::until("the pod is seen", SEEN, async || {
-        let error = here
-            .one(AgentClient::pod_item(&unscheduled))
-            .await
-            .unwrap_err();
-        (error.retry_after_ms == 0).then_some(())
-    })
-    .await;
+    // Its token shows that the CA knows the pod; its binding may be a moment behind.
+    let token = scene.api.token("nodes", "web", "web-3").await;
+    let by_token = scene.client().token(&token).build();
+    by_token.issue(&csr::plain()).await.unwrap();
     let item = AgentClient::pod_item(&unscheduled);
-    scene
-        .refuses_item(DENIED, "runs on node (none)", &here, item)
+    let error = scene
+        .refuses_item(DENIED, "is not known on", &here, item)
         .await;
+    assert!(error.retry_after_ms > 0, "a retry may help: {error:?}");
+}
+
+#[tokio::test]
+async fn names_longer_than_any_name_are_refused_and_fill_no_log() {
+    let scene = Scene::start().await;
+    let agent = scene.agent("long-1").await;
+    let long = "x".repeat(100_000);
+    let pod = |pod_uid: &str, namespace: &str| {
+        Subject::Pod(PodSubject {
+            pod_uid: pod_uid.into(),
+            namespace: namespace.into(),
+            ..Default::default()
+        })
+    };
+    let entry = |entry_id: &str, pod_uid: &str| {
+        Subject::Entry(EntrySubject {
+            entry_id: entry_id.into(),
+            pod_uid: pod_uid.into(),
+        })
+    };
+    for (subject, field) in [
+        (pod(&long, ""), "pod_uid: longer than 253"),
+        (pod("u", &long), "namespace: longer than 253"),
+        (entry(&long, ""), "entry_id: longer than 2061"),
+        (entry("e", &long), "pod_uid: longer than 253"),
+    ] {
+        let item = AgentClient::item(subject);
+        let invalid = Code::InvalidArgument;
+        let error = scene.refuses_item(invalid, field, &agent, item).await;
+        assert!(error.message.contains(field), "{error:?}");
+    }
+    // The longest that is accepted is cut in the log.
+    let item = AgentClient::item(entry(&long[..2061], ""));
+    scene.refuses_item(DENIED, "no entry x", &agent, item).await;
+    let line = scene.ca.refusals().pop().unwrap();
+    assert_eq!(line["reason"].as_str().unwrap().len(), 500);
 }
 
 #[tokio::test]
