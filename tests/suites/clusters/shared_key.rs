@@ -76,8 +76,33 @@ async fn a_cluster_that_appears_later_with_the_key_of_another() {
     let line = refusals.last().unwrap();
     shows_refusal(line, "Unavailable", "clusters east-1 and twin-2 share");
     let size = Admin::of(&ca).size().await;
-    client.issue(&csr::plain()).await.expect_err("it stays so");
+    // Neither the first cluster listed, nor the one that a header names.
+    for cluster in [None, Some("east-1"), Some("twin-2")] {
+        let client = ClientBuilder::new(&ca).token(&web.token);
+        let client = match cluster {
+            Some(name) => client.header("clusterid", name),
+            None => client,
+        };
+        let status = client.build().issue(&csr::plain()).await.unwrap_err();
+        assert_eq!(status.code(), Code::Unavailable, "{cluster:?}: {status:?}");
+    }
     assert_eq!(Admin::of(&ca).size().await, size);
-    // Its keys are registered for the search after the suite.
-    ca.wait_ready().await;
+
+    let shared = "clusters east-1 and twin-2 share the key";
+    let health = wait::until("it says why", NOTICED, async || {
+        let answer = ca.readyz().await?;
+        answer.body.contains(shared).then_some(answer)
+    })
+    .await;
+    assert_eq!(health.status, 503);
+    for cluster in ["east-1", "twin-2"] {
+        let line = format!("cluster {cluster}: not ready: {shared}");
+        assert!(health.body.contains(&line), "{}", health.body);
+    }
+    let loud = ca
+        .log()
+        .lines()
+        .any(|line| line.contains(shared) && line.contains(r#""level":"ERROR""#));
+    assert!(loud, "{}", ca.log());
+    ca.terminate().await;
 }

@@ -1,6 +1,4 @@
-//! What operators see and set: metrics, deadlines, and a configuration that
-//! only a running server can judge.
+//! What operators see and set: metrics and deadlines.
 
 mod deadline;
 mod metrics;
-mod shared_keys;
