@@ -33,7 +33,8 @@ fn main() -> ExitCode {
 
 fn connect(socket: &str, relay: &str) -> io::Result<()> {
     let connection = OwnedFd::from(UnixStream::connect(socket)?);
-    Command::new(env::current_exe()?)
+    // Not by its path: another user may not get at the folder that it was built in.
+    Command::new("/proc/self/exe")
         .args(["relay", relay])
         .stdin(Stdio::from(connection))
         // Not in our group: it must live on when we are killed.

@@ -115,18 +115,18 @@ async fn a_static_pod_is_known_by_the_configuration_hash_that_its_processes_show
         ca.set(
             "entries",
             json!([
-                { "id": "/static/own", "nodes": ["default/mirror-1"], "selectors": ["k8s:ns:mirrors"] },
-                { "id": "/static/all", "nodes": "all", "selectors": ["k8s:ns:mirrors"] },
-                { "id": "/static/label", "nodes": ["default/mirror-1"],
-                  "selectors": ["k8s:ns:mirrors", "k8s:pod-label:app:static"] },
+                { "id": "/static/own", "nodes": ["default/mirror-5"], "selectors": ["k8s:ns:mirrors-5"] },
+                { "id": "/static/all", "nodes": "all", "selectors": ["k8s:ns:mirrors-5"] },
+                { "id": "/static/label", "nodes": ["default/mirror-5"],
+                  "selectors": ["k8s:ns:mirrors-5", "k8s:pod-label:app:static"] },
             ]),
         )
     })
     .await;
-    let agent = scene.agent("mirror-1").await;
-    scene.api.ensure_namespace("mirrors").await;
+    let agent = scene.agent("mirror-5").await;
+    scene.api.ensure_namespace("mirrors-5").await;
     let hash = "0123456789abcdef0123456789abcdef";
-    let mirror = Pod::mirror("mirrors", "static-mirror-1", "mirror-1", hash);
+    let mirror = Pod::mirror("mirrors-5", "static-mirror-5", "mirror-5", hash);
     let uid = scene.api.create_pod(&mirror.label("app", "static")).await;
     wait::until("the pod is seen", SEEN, async || {
         let error = agent.one(AgentClient::pod_item(&uid)).await.unwrap_err();

@@ -106,23 +106,31 @@ async fn every_request_of_other_nodes_succeeds_beside_a_flooding_one() {
         .from(Ipv4Addr::new(127, 0, 0, 2));
     let elsewhere = elsewhere.build();
 
+    let one_each = async || {
+        let asked = Instant::now();
+        let item = AgentClient::pod_item(&quiet_pod.uid);
+        quiet
+            .one(item)
+            .await
+            .unwrap_or_else(|error| panic!("a quiet agent: {error:?}"));
+        elsewhere
+            .issue(&csr::plain())
+            .await
+            .expect("a quiet workload");
+        asked.elapsed()
+    };
+    let mut usual = Vec::new();
+    let began = Instant::now();
+    while began.elapsed() < WARM {
+        usual.push(one_each().await);
+    }
+
     let flood = Flood::new(&scene, &flooding, &pod.uid);
     let began = Instant::now();
-    let (mut served, mut worst) = (0, Duration::ZERO);
+    let mut beside = Vec::new();
     let quiet_ones = async {
         while began.elapsed() < LASTS {
-            let asked = Instant::now();
-            let item = AgentClient::pod_item(&quiet_pod.uid);
-            quiet
-                .one(item)
-                .await
-                .unwrap_or_else(|error| panic!("a quiet agent: {error:?}"));
-            elsewhere
-                .issue(&csr::plain())
-                .await
-                .expect("a quiet workload");
-            worst = worst.max(asked.elapsed());
-            served += 2;
+            beside.push(one_each().await);
         }
         flood.over.store(true, Ordering::Relaxed);
     };
@@ -138,9 +146,11 @@ async fn every_request_of_other_nodes_succeeds_beside_a_flooding_one() {
     let ((), (), (warm, end)) = tokio::join!(flood.run(), quiet_ones, memory);
 
     let (accepted, refused) = (flood.accepted(), flood.refused());
-    eprintln!(
-        "flood: {accepted} served, {refused} refused; others: {served} served, worst {worst:?}"
-    );
+    let served = 2 * beside.len();
+    // For docs/performance.md; a test has no limit on time.
+    let (usual, beside) = (p99(usual), p99(beside));
+    eprintln!("flood: {accepted} served, {refused} refused; others: {served} served");
+    eprintln!("p99 of two requests: usually {usual:?}, beside the flood {beside:?}");
     eprintln!("memory: {warm} then {end}");
     assert!(
         refused > u64::from(FLOOD),
@@ -205,6 +215,11 @@ impl Flood {
     fn refused(&self) -> u64 {
         self.refused.load(Ordering::Relaxed)
     }
+}
+
+fn p99(mut times: Vec<Duration>) -> Duration {
+    times.sort_unstable();
+    times[times.len() * 99 / 100]
 }
 
 async fn ask(client: Client) -> Result<(), Status> {
