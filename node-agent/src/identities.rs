@@ -51,6 +51,9 @@ pub struct View {
     /// Why something is not among `secrets` any more.
     refused: Option<Arc<str>>,
     look_again: Option<Instant>,
+    /// Whether the entries were there when the choice was made. That they are there by now
+    /// says nothing of `secrets`.
+    chose_by_entries: bool,
     /// The choice has to be made anew, and has not been yet.
     stale: bool,
 }
@@ -96,6 +99,7 @@ impl Identities {
             put_off: None,
             refused: None,
             look_again: None,
+            chose_by_entries: false,
             stale: true,
         };
         view.choose().await;
@@ -127,7 +131,7 @@ impl View {
         if bundles.is_none() {
             waiting.get_or_insert_with(|| "the CA has not sent its trust bundle yet".into());
         }
-        if self.from.entries.borrow().is_none() && self.waits_for_entries() {
+        if !self.chose_by_entries && self.waits_for_entries() {
             waiting.get_or_insert_with(|| "the CA has not sent this node's entries yet".into());
         }
         if let Some(reason) = &self.put_off {
@@ -216,7 +220,9 @@ impl View {
 
     /// Chooses what to ask for, and keeps the subscriptions that stay.
     async fn choose(&mut self) {
-        let wanted = self.wanted().await;
+        let entries = self.from.entries.borrow().clone();
+        self.chose_by_entries = entries.is_some();
+        let wanted = self.wanted(entries.as_deref()).await;
         let mut old: Vec<Secret> = std::mem::take(&mut self.secrets);
         (self.put_off, self.refused, self.look_again) = (None, None, None);
         let mut seen = HashSet::new();
@@ -251,7 +257,7 @@ impl View {
         self.stale = false;
     }
 
-    async fn wanted(&self) -> Vec<Wanted> {
+    async fn wanted(&self, entries: Option<&Entries>) -> Vec<Wanted> {
         let pod = self.peer.pod.as_ref().map(|pod| &pod.uid);
         let ttl_seconds = self.from.ttl_seconds;
         let mut wanted = Vec::new();
@@ -281,7 +287,7 @@ impl View {
         if self.relayed.is_some() && pod.is_none() {
             return wanted;
         }
-        let Some(entries) = self.from.entries.borrow().clone() else {
+        let Some(entries) = entries else {
             return wanted;
         };
         let in_pod = pod.is_some();

@@ -259,6 +259,21 @@ async fn a_process_of_the_host_gets_what_its_entries_say() {
     );
 }
 
+/// What was chosen before the entries came says nothing of them, whichever change is looked
+/// at first.
+#[tokio::test]
+async fn entries_that_come_together_with_a_bundle_deny_nobody() {
+    let agent = TestAgent::new("0::/\n");
+    for _ in 0..32 {
+        agent.entries.send_replace(None);
+        let mut proxy = Proxy::start(&agent, wants(&["default", "ROOTCA"])).await;
+        assert_eq!(names(&proxy.next().await), ["ROOTCA"]);
+        agent.world.bundles.send_modify(|_| ());
+        agent.set_entries(&[("unix/me", &[&this_user()])]);
+        assert_eq!(names(&proxy.next().await), ["ROOTCA", "default"]);
+    }
+}
+
 #[tokio::test]
 async fn a_refused_pods_stream_ends() {
     let agent = TestAgent::new(&in_pod());
