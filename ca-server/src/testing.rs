@@ -1,13 +1,39 @@
-//! A stand-in for an API server in unit tests.
+//! What unit tests share: a stand-in for an API server, and a policy that grants nothing more
+//! than a pod's own identity.
 #![allow(clippy::unwrap_used)]
 
-use std::sync::{
-    Mutex,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    collections::HashSet,
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use async_trait::async_trait;
+use citadel_identity::template::IdTemplate;
 use citadel_kubernetes::{AccountRecord, ApiError, ClusterApi, NodeRecord, PodRecord, Review};
+
+use crate::authz::PolicyOptions;
+
+pub(crate) fn policy_options() -> PolicyOptions {
+    PolicyOptions {
+        trust_domain: "example.org".parse().unwrap(),
+        template: IdTemplate::parse("/ns/{namespace}/sa/{account}").unwrap(),
+        agent_accounts: HashSet::new(),
+        impersonating_accounts: HashSet::new(),
+        allow_unbound: HashSet::new(),
+        entries: Vec::new(),
+        default_ttl: Duration::from_secs(3600),
+        min_ttl: Duration::from_secs(10),
+        max_ttl: Duration::from_secs(86_400),
+        serving_ttl: Duration::from_secs(86_400),
+        ca_dns_names: Vec::new(),
+        max_renewal_age: Duration::from_secs(604_800),
+        revision: 1,
+    }
+}
 
 /// What the API server has. `None` where it does not answer.
 #[derive(Default)]

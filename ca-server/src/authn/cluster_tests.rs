@@ -4,14 +4,13 @@
 #![allow(clippy::unwrap_used)]
 
 use std::{
-    collections::HashSet,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
 use async_trait::async_trait;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use citadel_identity::{bundle::BundleSet, template::IdTemplate};
+use citadel_identity::bundle::BundleSet;
 use citadel_kubernetes::{
     AccountRecord, ApiError, ClusterApi, Inventory, NodeRecord, Phase, PodRecord, RefetchOutcome,
     Review, records::Labels,
@@ -23,10 +22,11 @@ use tokio::sync::watch;
 
 use super::{Authenticator, AuthnError};
 use crate::{
-    authz::{Policy, PolicyOptions},
+    authz::Policy,
     caller::{Authority, BearerToken, Caller, Method, ObjectRef, Origin},
     clusters::{ClusterHandle, ClusterParts, Clusters, Mode},
     store::{SqliteOptions, SqliteStore},
+    testing::policy_options,
 };
 
 const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
@@ -175,7 +175,7 @@ impl World {
             })
         });
         let clusters = Arc::new(Clusters::new(handles.collect()));
-        let policy = Policy::new(options_of_the_policy(), clusters.clone());
+        let policy = Policy::new(policy_options(), clusters.clone());
         let (bundles, receiver) = watch::channel(Arc::new(BundleSet::default()));
         let world = Self {
             authenticator: Authenticator::new(
@@ -245,25 +245,6 @@ impl World {
         );
         assert!(!shared.iter().any(|s| s.concerns("north")));
         shared.iter().map(ToString::to_string).collect()
-    }
-}
-
-fn options_of_the_policy() -> PolicyOptions {
-    let trust_domain: citadel_identity::TrustDomain = "example.org".parse().unwrap();
-    PolicyOptions {
-        template: IdTemplate::parse("/ns/{namespace}/sa/{account}").unwrap(),
-        trust_domain,
-        agent_accounts: HashSet::new(),
-        impersonating_accounts: HashSet::new(),
-        allow_unbound: HashSet::new(),
-        entries: Vec::new(),
-        default_ttl: Duration::from_secs(3600),
-        min_ttl: Duration::from_secs(10),
-        max_ttl: Duration::from_secs(86_400),
-        serving_ttl: Duration::from_secs(86_400),
-        ca_dns_names: Vec::new(),
-        max_renewal_age: Duration::from_secs(604_800),
-        revision: 1,
     }
 }
 

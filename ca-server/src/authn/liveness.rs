@@ -20,11 +20,7 @@ impl Authenticator {
         node_too: bool,
     ) -> Result<Subject, AuthnError> {
         check_fresh(cluster)?;
-        // A token always names an account; only the record of a mirror pod's SVID has none, and
-        // `check_pod` wants the pod to have none either.
-        if subject.account != ObjectRef::default() || subject.pod.is_none() {
-            self.check_account(cluster, &subject).await?;
-        }
+        self.check_account(cluster, &subject).await?;
         if let Some(node_name) = self.check_pod(cluster, &subject).await? {
             match &subject.node {
                 Some(node) if node.name != node_name => {
@@ -62,7 +58,7 @@ impl Authenticator {
         cluster: &ClusterHandle,
         subject: &Subject,
     ) -> Result<(), AuthnError> {
-        if !subject.has_account() {
+        if !subject.has_account() && subject.pod.is_some() {
             // A static pod's; that it is one is checked with the pod.
             return Ok(());
         }

@@ -1,10 +1,10 @@
 //! Tokens of several clusters against keys that are there, late or away.
 #![allow(clippy::unwrap_used)]
 
-use std::{collections::HashSet, time::Duration};
+use std::time::Duration;
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use citadel_identity::{bundle::BundleSet, template::IdTemplate};
+use citadel_identity::bundle::BundleSet;
 use citadel_kubernetes::{AccountRecord, Inventory, NodeRecord, Phase, PodRecord, records::Labels};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use rcgen::KeyPair;
@@ -12,10 +12,9 @@ use serde_json::json;
 
 use super::*;
 use crate::{
-    authz::PolicyOptions,
     clusters::{ClusterParts, Mode},
     store::{SqliteOptions, SqliteStore},
-    testing::FakeApi,
+    testing::{FakeApi, policy_options},
 };
 
 const ISSUER: &str = "https://kubernetes.default.svc";
@@ -121,24 +120,7 @@ impl Bench {
             })
         });
         let clusters = Arc::new(Clusters::new(handles.collect()));
-        let policy = Policy::new(
-            PolicyOptions {
-                trust_domain: "example.org".parse().unwrap(),
-                template: IdTemplate::parse("/ns/{namespace}/sa/{account}").unwrap(),
-                agent_accounts: HashSet::new(),
-                impersonating_accounts: HashSet::new(),
-                allow_unbound: HashSet::new(),
-                entries: Vec::new(),
-                default_ttl: Duration::from_secs(3600),
-                min_ttl: Duration::from_secs(10),
-                max_ttl: Duration::from_secs(86_400),
-                serving_ttl: Duration::from_secs(86_400),
-                ca_dns_names: Vec::new(),
-                max_renewal_age: Duration::from_secs(86_400),
-                revision: 1,
-            },
-            clusters.clone(),
-        );
+        let policy = Policy::new(policy_options(), clusters.clone());
         let folder = tempfile::tempdir().unwrap();
         let store = SqliteStore::open(SqliteOptions::new(folder.path().join("log.db")))
             .await
