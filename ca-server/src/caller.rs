@@ -3,7 +3,7 @@
 #[cfg(test)]
 mod hostile_records;
 
-use std::{fmt, net::SocketAddr};
+use std::{fmt, net::SocketAddr, sync::Arc};
 
 use citadel_identity::{SpiffeId, serial::Serial};
 use citadel_proto::log;
@@ -102,7 +102,7 @@ pub struct Origin {
     /// What proved it first.
     pub method: Method,
     /// Whose identity it is; `None` for a unix workload and for the CA itself.
-    pub subject: Option<Subject>,
+    pub subject: Option<Arc<Subject>>,
     /// The node whose agent vouches for it, as `<cluster>/<node>`, where no pod does.
     pub node: Option<(String, ObjectRef)>,
     /// The registration entry that gave the identity, if one did.
@@ -146,7 +146,7 @@ pub struct Caller {
     /// What it may speak as.
     pub role: Role,
     /// The Kubernetes objects it is; `None` for a unix workload and the CA itself.
-    pub subject: Option<Subject>,
+    pub subject: Option<Arc<Subject>>,
     /// How it was proven.
     pub evidence: Evidence,
     /// What its certificate rests on, or what a token starts.
@@ -231,7 +231,7 @@ impl Origin {
             }
         }
         // A node that only the watch told is no part of what was proven.
-        let subject_node = self.subject.as_ref().and_then(Subject::claimed_node);
+        let subject_node = self.subject.as_deref().and_then(Subject::claimed_node);
         if let Some(node) = subject_node {
             record.node.clone_from(&node.name);
             record.node_uid.clone_from(&node.uid);
@@ -285,7 +285,7 @@ impl Origin {
         };
         let origin = Self {
             method,
-            subject,
+            subject: subject.map(Arc::new),
             node: vouching_node,
             entry_id: (!record.entry_id.is_empty()).then(|| record.entry_id.clone()),
             first_authenticated: from_unix_ms(record.first_authenticated_ms)?,
@@ -317,13 +317,13 @@ mod tests {
         };
         let pod_origin = Origin {
             method: Method::Jwks,
-            subject: Some(Subject {
+            subject: Some(Arc::new(Subject {
                 cluster: "default".into(),
                 namespace: "shop".into(),
                 account: object("web"),
                 pod: Some(object("web-1")),
                 node: Some(object("node-1")),
-            }),
+            })),
             node: None,
             entry_id: None,
             first_authenticated: OffsetDateTime::from_unix_timestamp(1_700_000_000).unwrap(),
@@ -335,7 +335,7 @@ mod tests {
         );
 
         let mut static_pod = pod_origin.clone();
-        let subject = static_pod.subject.as_mut().unwrap();
+        let subject = Arc::make_mut(static_pod.subject.as_mut().unwrap());
         subject.account = ObjectRef::default();
         assert_eq!(
             Origin::from_record(&static_pod.to_record()).unwrap(),
@@ -344,12 +344,12 @@ mod tests {
 
         // A node that only the watch told is no part of what was proven.
         let mut unclaimed = pod_origin.clone();
-        let subject = unclaimed.subject.as_mut().unwrap();
+        let subject = Arc::make_mut(unclaimed.subject.as_mut().unwrap());
         subject.node.as_mut().unwrap().uid.clear();
         let record = unclaimed.to_record();
         assert_eq!(record.node, "");
         let read = Origin::from_record(&record).unwrap();
-        assert_eq!(read.subject.unwrap().node, None);
+        assert_eq!(read.subject.unwrap().node.clone(), None);
 
         let unix_origin = Origin {
             subject: None,

@@ -1,6 +1,8 @@
 //! The one module that names a crypto provider: aws-lc-rs by default, ring with the
 //! feature `crypto-ring`. Everything else asks here.
 
+mod jws;
+
 use std::sync::{Arc, OnceLock};
 
 use rustls::crypto::CryptoProvider;
@@ -26,6 +28,8 @@ use backend::signature::{
     ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P384_SHA384_ASN1_SIGNING, ED25519, EcdsaKeyPair,
     Ed25519KeyPair, KeyPair as _, RSA_PKCS1_SHA256, RsaKeyPair, UnparsedPublicKey,
 };
+
+pub use jws::{JwsAlgorithm, JwsKey};
 
 /// A cryptographic operation did not succeed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]

@@ -1,8 +1,13 @@
 //! The claims of a Kubernetes service-account token, and what can be said of them
 //! before anything asymmetric is computed.
 
+use std::fmt;
+
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use serde::Deserialize;
+use serde::{
+    Deserialize, Deserializer,
+    de::{SeqAccess, Visitor},
+};
 
 use crate::caller::ObjectRef;
 
@@ -66,15 +71,9 @@ pub struct Claims {
     pub kubernetes: Option<Kubernetes>,
 }
 
-/// `aud`: RFC 7519 allows a string and an array of strings.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(untagged)]
-pub enum Audience {
-    /// A bare string.
-    One(String),
-    /// An array.
-    Several(Vec<String>),
-}
+/// `aud`: a string or an array of strings (RFC 7519, section 4.1.3).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Audience(Vec<String>);
 
 /// The private claim `kubernetes.io`.
 #[derive(Clone, Debug, Deserialize)]
@@ -116,48 +115,81 @@ impl From<Reference> for ObjectRef {
 impl Audience {
     /// The audience, if there is exactly one.
     pub fn single(&self) -> Option<&str> {
-        match self {
-            Self::One(audience) => Some(audience),
-            Self::Several(several) => match several.as_slice() {
-                [audience] => Some(audience),
-                _ => None,
-            },
+        match self.0.as_slice() {
+            [audience] => Some(audience),
+            _ => None,
         }
     }
 }
 
-/// Header and claims, as the token says they are: nothing is verified yet.
-pub fn peek(token: &str) -> Result<(Header, Claims), ClaimsError> {
+impl<'de> Deserialize<'de> for Audience {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(AudienceVisitor)
+    }
+}
+
+struct AudienceVisitor;
+
+impl<'de> Visitor<'de> for AudienceVisitor {
+    type Value = Audience;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string or an array of strings")
+    }
+
+    fn visit_str<E>(self, audience: &str) -> Result<Audience, E> {
+        Ok(Audience(vec![audience.to_owned()]))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Audience, A::Error> {
+        let mut several = Vec::with_capacity(1);
+        while let Some(audience) = seq.next_element()? {
+            several.push(audience);
+        }
+        Ok(Audience(several))
+    }
+}
+
+/// A token in its parts, as it says they are: nothing is verified yet. It is decoded once;
+/// what is verified later are the claims that were looked at here.
+#[derive(Debug)]
+pub struct Unverified<'t> {
+    /// The part of the header that matters.
+    pub header: Header,
+    /// The claims.
+    pub claims: Claims,
+    /// What the signature is over: header and claims, encoded, with the dot between them.
+    pub signing_input: &'t [u8],
+    /// The signature.
+    pub signature: Vec<u8>,
+}
+
+/// Takes a token apart.
+pub fn parse(token: &str) -> Result<Unverified<'_>, ClaimsError> {
     if token.len() > MAX_TOKEN_BYTES {
         return Err(ClaimsError::TooLarge(token.len()));
     }
-    let mut parts = token.split('.');
-    let (Some(header), Some(claims), Some(signature), None) =
-        (parts.next(), parts.next(), parts.next(), parts.next())
-    else {
-        return Err(ClaimsError::NotCompact);
-    };
-    let is_base64url = |part: &str| {
-        part.bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
-    };
-    if !is_base64url(signature) {
-        return Err(ClaimsError::NotCompact);
-    }
-    Ok((
-        decode_part("header", header)?,
-        decode_part("claims", claims)?,
-    ))
+    let (signing_input, signature) = token.rsplit_once('.').ok_or(ClaimsError::NotCompact)?;
+    let (header, claims) = signing_input
+        .split_once('.')
+        .ok_or(ClaimsError::NotCompact)?;
+    Ok(Unverified {
+        // A dot too many is no base64url.
+        header: json("header", header)?,
+        claims: json("claims", claims)?,
+        signing_input: signing_input.as_bytes(),
+        signature: base64url(signature)?,
+    })
 }
 
-fn decode_part<T: serde::de::DeserializeOwned>(
-    part: &'static str,
-    text: &str,
-) -> Result<T, ClaimsError> {
-    let json = URL_SAFE_NO_PAD
-        .decode(text)
-        .map_err(|_| ClaimsError::NotCompact)?;
-    serde_json::from_slice(&json).map_err(|error| ClaimsError::Unreadable {
+fn base64url(part: &str) -> Result<Vec<u8>, ClaimsError> {
+    URL_SAFE_NO_PAD
+        .decode(part)
+        .map_err(|_| ClaimsError::NotCompact)
+}
+
+fn json<T: serde::de::DeserializeOwned>(part: &'static str, text: &str) -> Result<T, ClaimsError> {
+    serde_json::from_slice(&base64url(text)?).map_err(|error| ClaimsError::Unreadable {
         part,
         // serde_json's text may quote the value; its position does not.
         reason: format!("{:?} at byte {}", error.classify(), error.column()),
@@ -191,7 +223,15 @@ mod tests {
 
     #[test]
     fn the_shape_of_a_projected_token_is_read() {
-        let (header, claims) = peek(&token(HEADER, CLAIMS)).unwrap();
+        let token = token(HEADER, CLAIMS);
+        let Unverified {
+            header,
+            claims,
+            signing_input,
+            signature,
+        } = parse(&token).unwrap();
+        assert_eq!([signing_input, b".c2ln"].concat(), token.as_bytes());
+        assert_eq!(signature, b"sig");
         assert_eq!(
             (header.alg.as_str(), header.kid.as_deref()),
             ("RS256", Some("k1"))
@@ -203,24 +243,31 @@ mod tests {
 
     #[test]
     fn an_audience_is_single_only_when_it_is_alone() {
-        assert_eq!(
-            Audience::Several(vec!["a".into(), "b".into()]).single(),
-            None
-        );
-        assert_eq!(Audience::Several(vec![]).single(), None);
-        assert_eq!(Audience::One("a".into()).single(), Some("a"));
+        let audience = |json: &str| serde_json::from_str::<Audience>(json);
+        for (json, single) in [
+            (r#"["a", "b"]"#, None),
+            ("[]", None),
+            (r#"["a"]"#, Some("a")),
+            (r#""a""#, Some("a")),
+            (r#""a\u0062""#, Some("ab")),
+        ] {
+            assert_eq!(audience(json).unwrap().single(), single, "{json}");
+        }
+        for json in ["null", "1", "{}", "[1]", r#"["a", null]"#, r#"[["a"]]"#] {
+            assert!(audience(json).is_err(), "{json}");
+        }
     }
 
     #[test]
     fn size_and_shape_are_refused_before_anything_is_decoded() {
         assert_eq!(
-            peek(&"a".repeat(9_000)).unwrap_err(),
+            parse(&"a".repeat(9_000)).unwrap_err(),
             ClaimsError::TooLarge(9_000)
         );
-        assert_eq!(peek("a.b").unwrap_err(), ClaimsError::NotCompact);
-        assert_eq!(peek("a.b.c.d").unwrap_err(), ClaimsError::NotCompact);
+        assert_eq!(parse("a.b").unwrap_err(), ClaimsError::NotCompact);
+        assert_eq!(parse("a.b.c.d").unwrap_err(), ClaimsError::NotCompact);
         assert_eq!(
-            peek(&token(HEADER, CLAIMS).replace("c2ln", "+/==")).unwrap_err(),
+            parse(&token(HEADER, CLAIMS).replace("c2ln", "+/==")).unwrap_err(),
             ClaimsError::NotCompact
         );
     }
@@ -241,7 +288,7 @@ mod tests {
     proptest! {
         #[test]
         fn random_tokens_never_panic(text in ".{0,300}") {
-            let _ = peek(&text);
+            let _ = parse(&text);
         }
 
         #[test]
@@ -249,7 +296,7 @@ mod tests {
             let mut bytes = token(HEADER, CLAIMS).into_bytes();
             let at = at % bytes.len();
             bytes[at] = byte;
-            let _ = peek(&String::from_utf8_lossy(&bytes));
+            let _ = parse(&String::from_utf8_lossy(&bytes));
         }
     }
 }

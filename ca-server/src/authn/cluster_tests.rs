@@ -220,7 +220,7 @@ impl World {
     /// The cluster whose workload it is.
     async fn cluster_of(&self, token: &BearerToken) -> String {
         let caller = self.authenticate(token, None).await.unwrap();
-        caller.subject.unwrap().cluster
+        caller.subject.unwrap().cluster.clone()
     }
 
     /// Nobody gets in with it, whatever cluster it is said to be of.

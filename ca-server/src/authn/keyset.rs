@@ -6,13 +6,10 @@ mod tests;
 use std::collections::HashMap;
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use citadel_identity::crypto;
-use jsonwebtoken::{
-    Algorithm, DecodingKey, Validation,
-    jwk::{AlgorithmParameters, EllipticCurve, JwkSet},
-};
+use citadel_identity::crypto::{self, JwsKey};
+use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, JwkSet};
 
-use super::claims::{Claims, LEEWAY_SECONDS};
+use super::claims::Unverified;
 
 /// Why a JWKS can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -25,14 +22,23 @@ pub enum KeySetError {
     Empty,
 }
 
-/// Why a signature or a time claim was refused.
-#[derive(Debug, thiserror::Error)]
-#[error("token refused: {0}")]
-pub struct VerifyError(#[from] jsonwebtoken::errors::Error);
-
-struct Key {
-    algorithm: Algorithm,
-    key: DecodingKey,
+/// Why a signature was refused.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum VerifyError {
+    /// It names none of these keys.
+    #[error("the token names no key of its cluster")]
+    NoKey,
+    /// The key decides the algorithm; `alg` can only agree.
+    #[error("algorithm {alg:.20} is not that of key {kid:.100}")]
+    Algorithm {
+        /// What the header says.
+        alg: String,
+        /// The key.
+        kid: String,
+    },
+    /// It is not of this key and these claims.
+    #[error("the token's signature does not verify with key {0:.100}")]
+    Signature(String),
 }
 
 /// The public key itself, however it is written and named: SHA-256 of its numbers.
@@ -40,10 +46,8 @@ type Material = [u8; 32];
 
 /// Keys by `kid`. Each key allows one algorithm, so that a token can't choose another.
 pub struct KeySet {
-    keys: HashMap<String, Key>,
-    /// Keys in the JWKS whose algorithm we can't check: their tokens are not ours to judge.
-    unsupported: Vec<String>,
-    /// Of all keys above, by `kid`.
+    keys: HashMap<String, JwsKey>,
+    /// Of all keys by `kid`, also of those whose algorithm we can't check.
     materials: HashMap<String, Material>,
 }
 
@@ -52,48 +56,28 @@ impl KeySet {
     pub fn parse(json: &str) -> Result<Self, KeySetError> {
         let set: JwkSet = serde_json::from_str(json)?;
         let mut keys = HashMap::new();
-        let mut unsupported = Vec::new();
         let mut materials = HashMap::new();
         for jwk in &set.keys {
             let Some(kid) = jwk.common.key_id.clone() else {
                 continue;
             };
-            // Of two keys of one name the last counts, here as below.
+            // Of two keys of one name the last counts.
             materials.insert(kid.clone(), material(&jwk.algorithm));
-            let algorithm = match &jwk.algorithm {
-                AlgorithmParameters::RSA(_) => Some(Algorithm::RS256),
-                AlgorithmParameters::EllipticCurve(ec) => match ec.curve {
-                    EllipticCurve::P256 => Some(Algorithm::ES256),
-                    EllipticCurve::P384 => Some(Algorithm::ES384),
-                    _ => None,
-                },
-                _ => None,
+            match verifier(&jwk.algorithm) {
+                Some(key) => keys.insert(kid, key),
+                None => keys.remove(&kid),
             };
-            match (algorithm, DecodingKey::from_jwk(jwk)) {
-                (Some(algorithm), Ok(key)) => {
-                    keys.insert(kid, Key { algorithm, key });
-                }
-                _ => unsupported.push(kid),
-            }
         }
-        if keys.is_empty() && unsupported.is_empty() {
+        if materials.is_empty() {
             return Err(KeySetError::Empty);
         }
-        Ok(Self {
-            keys,
-            unsupported,
-            materials,
-        })
+        Ok(Self { keys, materials })
     }
 
-    /// The one algorithm that the key `kid` allows; `None` if there is no such key.
-    pub fn algorithm(&self, kid: &str) -> Option<Algorithm> {
-        self.keys.get(kid).map(|key| key.algorithm)
-    }
-
-    /// Whether the JWKS names `kid`, but with an algorithm that we can't check.
+    /// Whether the JWKS names `kid`, but with a key that we can't check with: its tokens
+    /// are not ours to judge.
     pub fn is_unsupported(&self, kid: &str) -> bool {
-        self.unsupported.iter().any(|known| known == kid)
+        self.contains(kid) && !self.keys.contains_key(kid)
     }
 
     /// Whether the JWKS names `kid`, with any algorithm.
@@ -114,24 +98,36 @@ impl KeySet {
             || own.is_some_and(|own| other.materials.values().any(|theirs| theirs == own))
     }
 
-    /// Checks signature, `exp`, `nbf` and `aud` of a token with the key `kid`.
-    pub fn verify(
-        &self,
-        token: &str,
-        kid: &str,
-        audiences: &[String],
-    ) -> Result<Claims, VerifyError> {
-        let Some(key) = self.keys.get(kid) else {
-            return Err(VerifyError(
-                jsonwebtoken::errors::ErrorKind::InvalidKeyFormat.into(),
-            ));
-        };
-        let mut validation = Validation::new(key.algorithm);
-        validation.leeway = u64::try_from(LEEWAY_SECONDS).unwrap_or_default();
-        validation.validate_nbf = true;
-        validation.set_audience(audiences);
-        validation.set_required_spec_claims(&["exp", "aud", "iss", "sub"]);
-        Ok(jsonwebtoken::decode::<Claims>(token, &key.key, &validation)?.claims)
+    /// Checks the signature of a token with the key that its header names. Times and
+    /// audience are not looked at.
+    pub fn verify(&self, token: &Unverified<'_>) -> Result<(), VerifyError> {
+        let kid = token.header.kid.as_deref().unwrap_or_default();
+        let key = self.keys.get(kid).ok_or(VerifyError::NoKey)?;
+        if key.algorithm().name() != token.header.alg {
+            return Err(VerifyError::Algorithm {
+                alg: token.header.alg.clone(),
+                kid: kid.to_owned(),
+            });
+        }
+        key.verify(token.signing_input, &token.signature)
+            .map_err(|_| VerifyError::Signature(kid.to_owned()))
+    }
+}
+
+/// The key as the provider verifies with it; `None` if it can't.
+fn verifier(parameters: &AlgorithmParameters) -> Option<JwsKey> {
+    let number = |text: &String| URL_SAFE_NO_PAD.decode(text).ok();
+    match parameters {
+        AlgorithmParameters::RSA(rsa) => JwsKey::rsa(&number(&rsa.n)?, &number(&rsa.e)?).ok(),
+        AlgorithmParameters::EllipticCurve(ec) => {
+            let (x, y) = (number(&ec.x)?, number(&ec.y)?);
+            match ec.curve {
+                EllipticCurve::P256 => JwsKey::p256(&x, &y).ok(),
+                EllipticCurve::P384 => JwsKey::p384(&x, &y).ok(),
+                _ => None,
+            }
+        }
+        _ => None,
     }
 }
 

@@ -1,5 +1,7 @@
 //! Whether what a credential names still exists: pod, account and node, by UID.
 
+use std::sync::Arc;
+
 use citadel_kubernetes::{inventory::Lookup, resolver::Resolved};
 
 use super::{Authenticator, AuthnError};
@@ -16,9 +18,9 @@ impl Authenticator {
     pub(super) async fn check_alive(
         &self,
         cluster: &ClusterHandle,
-        mut subject: Subject,
+        mut subject: Arc<Subject>,
         node_too: bool,
-    ) -> Result<Subject, AuthnError> {
+    ) -> Result<Arc<Subject>, AuthnError> {
         check_fresh(cluster)?;
         self.check_account(cluster, &subject).await?;
         if let Some(node_name) = self.check_pod(cluster, &subject).await? {
@@ -31,7 +33,7 @@ impl Authenticator {
                 }
                 Some(_) => {}
                 None => {
-                    subject.node = Some(ObjectRef {
+                    Arc::make_mut(&mut subject).node = Some(ObjectRef {
                         name: node_name,
                         uid: String::new(),
                     });

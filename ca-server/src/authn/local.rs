@@ -7,23 +7,18 @@ use futures::future::join_all;
 
 use super::{
     Authenticator, AuthnError,
-    claims::{self, Claims, Header},
+    claims::{self, Claims, Unverified},
     keyset::KeySet,
 };
 use crate::{
-    caller::{BearerToken, ObjectRef, Subject},
+    caller::{ObjectRef, Subject},
     clusters::{ClusterHandle, Mode},
 };
 
 /// What local validation says of a token; a rejection is an [`AuthnError`].
 pub(super) enum Verdict<'a> {
-    /// Signature, times and audience are good.
-    Valid {
-        /// Whose key verified it: that decides the cluster.
-        cluster: &'a ClusterHandle,
-        /// The verified claims.
-        claims: Box<Claims>,
-    },
+    /// The signature is good, by a key of this cluster.
+    Valid(&'a ClusterHandle),
     /// Not ours to judge; only this goes on to TokenReview.
     NotMine(String),
 }
@@ -31,11 +26,10 @@ pub(super) enum Verdict<'a> {
 impl Authenticator {
     pub(super) async fn local(
         &self,
-        token: &BearerToken,
-        header: &Header,
-        claims: &Claims,
+        token: &Unverified<'_>,
         cluster_id: Option<&str>,
     ) -> Result<Verdict<'_>, AuthnError> {
+        let Unverified { header, claims, .. } = token;
         if header.crit.is_some() {
             return Err(AuthnError::rejected(
                 "the token has critical header extensions",
@@ -80,20 +74,9 @@ impl Authenticator {
                 "the key's algorithm can't be checked here".into(),
             ));
         }
-        // The key decides the algorithm; `alg` can only agree.
-        if keys.algorithm(kid).map(|a| format!("{a:?}")).as_deref() != Some(header.alg.as_str()) {
-            return Err(AuthnError::rejected(format!(
-                "algorithm {:.20} is not that of key {kid:.100}",
-                header.alg
-            )));
-        }
-        let claims = keys
-            .verify(token.expose(), kid, &self.audiences)
+        keys.verify(token)
             .map_err(|error| AuthnError::rejected(error.to_string()))?;
-        Ok(Verdict::Valid {
-            cluster,
-            claims: Box::new(claims),
-        })
+        Ok(Verdict::Valid(cluster))
     }
 
     fn local_clusters(&self) -> impl Iterator<Item = &ClusterHandle> {
@@ -198,12 +181,11 @@ impl Authenticator {
 }
 
 /// Whom verified claims name. `sub` and the private claim must say the same.
-pub(super) fn subject(cluster: &str, claims: &Claims) -> Result<Subject, AuthnError> {
+pub(super) fn subject(cluster: &str, claims: Claims) -> Result<Subject, AuthnError> {
     let (namespace, account) = claims::split_username(&claims.sub)
         .ok_or_else(|| AuthnError::rejected("the token's subject is no service account"))?;
     let kubernetes = claims
         .kubernetes
-        .as_ref()
         .ok_or_else(|| AuthnError::rejected("the token has no kubernetes.io claim"))?;
     if kubernetes.namespace != namespace || kubernetes.serviceaccount.name != account {
         return Err(AuthnError::rejected(
@@ -213,17 +195,16 @@ pub(super) fn subject(cluster: &str, claims: &Claims) -> Result<Subject, AuthnEr
     if kubernetes.serviceaccount.uid.is_empty() {
         return Err(AuthnError::rejected("the token's account has no UID"));
     }
-    let bound = |reference: &Option<claims::Reference>| {
+    let bound = |reference: Option<claims::Reference>| {
         reference
-            .clone()
             .map(ObjectRef::from)
             .filter(|object| !object.uid.is_empty())
     };
     Ok(Subject {
         cluster: cluster.to_owned(),
-        namespace: namespace.to_owned(),
-        account: kubernetes.serviceaccount.clone().into(),
-        pod: bound(&kubernetes.pod),
-        node: bound(&kubernetes.node),
+        namespace: kubernetes.namespace,
+        account: kubernetes.serviceaccount.into(),
+        pod: bound(kubernetes.pod),
+        node: bound(kubernetes.node),
     })
 }

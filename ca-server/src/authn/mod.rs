@@ -142,27 +142,27 @@ impl Authenticator {
         address: SocketAddr,
         now: OffsetDateTime,
     ) -> Result<Caller, AuthnError> {
-        let (header, claims) =
-            claims::peek(token.expose()).map_err(|e| AuthnError::rejected(e.to_string()))?;
-        self.check_cheaply(&claims, now)?;
-        let (cluster, method, subject, token_id) =
-            match self.local(token, &header, &claims, cluster_id).await? {
-                Verdict::Valid { cluster, claims } => {
-                    let subject = local::subject(cluster.name(), &claims)?;
-                    (cluster, Method::Jwks, subject, claims.jti)
-                }
-                Verdict::NotMine(reason) => {
-                    let cluster = self.review_cluster(cluster_id, &reason)?;
-                    let reviewed = self.reviews.review(cluster, token, &self.audiences).await?;
-                    (
-                        cluster,
-                        Method::TokenReview,
-                        reviewed.subject,
-                        reviewed.token_id,
-                    )
-                }
-            };
-        let subject = self.check_alive(cluster, subject, false).await?;
+        let mut parsed =
+            claims::parse(token.expose()).map_err(|e| AuthnError::rejected(e.to_string()))?;
+        self.check_cheaply(&parsed.claims, now)?;
+        let (cluster, method, subject, token_id) = match self.local(&parsed, cluster_id).await? {
+            Verdict::Valid(cluster) => {
+                let token_id = parsed.claims.jti.take();
+                let subject = local::subject(cluster.name(), parsed.claims)?;
+                (cluster, Method::Jwks, subject, token_id)
+            }
+            Verdict::NotMine(reason) => {
+                let cluster = self.review_cluster(cluster_id, &reason)?;
+                let reviewed = self.reviews.review(cluster, token, &self.audiences).await?;
+                (
+                    cluster,
+                    Method::TokenReview,
+                    reviewed.subject,
+                    reviewed.token_id,
+                )
+            }
+        };
+        let subject = self.check_alive(cluster, Arc::new(subject), false).await?;
         if subject.pod.is_none()
             && !self
                 .policy
@@ -195,7 +195,8 @@ impl Authenticator {
         })
     }
 
-    /// What needs no key: audience and times. It keeps floods of plainly bad tokens cheap.
+    /// What needs no key: audience and times. First, since it keeps floods of plainly bad
+    /// tokens cheap.
     fn check_cheaply(&self, claims: &Claims, now: OffsetDateTime) -> Result<(), AuthnError> {
         let audience = claims
             .aud

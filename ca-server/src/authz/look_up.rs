@@ -24,7 +24,7 @@ impl Policy {
         match (&caller.role, ask) {
             (Role::Workload, Ask::AgentIdentity) => {
                 let of_agent = |s: &&Subject| self.is_agent_account(&s.namespace, &s.account.name);
-                match caller.subject.as_ref().filter(of_agent) {
+                match caller.subject.as_deref().filter(of_agent) {
                     Some(subject) => self.look_up_node(subject).await,
                     None => Ok(()),
                 }
@@ -34,7 +34,7 @@ impl Policy {
                     let key = account_key(&s.namespace, &s.account.name);
                     self.options().impersonating_accounts.contains(&key)
                 };
-                let Some(subject) = caller.subject.as_ref().filter(trusted) else {
+                let Some(subject) = caller.subject.as_deref().filter(trusted) else {
                     return Ok(());
                 };
                 self.look_up_node(subject).await?;

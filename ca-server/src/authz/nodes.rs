@@ -210,7 +210,7 @@ impl Policy {
             usage: Use::Workload,
             origin: Origin {
                 method: caller.evidence.method,
-                subject: Some(subject_of(handle, &target, node)?),
+                subject: Some(Arc::new(subject_of(handle, &target, node)?)),
                 node: None,
                 entry_id: None,
                 first_authenticated: now,
@@ -401,7 +401,7 @@ fn agent_origin(
 ) -> Origin {
     Origin {
         method: handle.method(),
-        subject,
+        subject: subject.map(Arc::new),
         node,
         entry_id: entry_id.map(ToOwned::to_owned),
         first_authenticated: now,

@@ -163,7 +163,12 @@ fn now() -> OffsetDateTime {
     OffsetDateTime::from_unix_timestamp(1_800_000_000).unwrap()
 }
 
-fn by_token(subject: Subject) -> Caller {
+fn subject_of(caller: &mut Caller) -> &mut Subject {
+    Arc::make_mut(caller.subject.as_mut().unwrap())
+}
+
+fn by_token(subject: impl Into<Arc<Subject>>) -> Caller {
+    let subject = subject.into();
     Caller {
         role: Role::Workload,
         subject: Some(subject.clone()),
@@ -184,7 +189,7 @@ fn by_token(subject: Subject) -> Caller {
     }
 }
 
-fn by_certificate(subject: Subject) -> Caller {
+fn by_certificate(subject: impl Into<Arc<Subject>>) -> Caller {
     let mut caller = by_token(subject);
     let id = "spiffe://example.org/x".parse().unwrap();
     let serial = citadel_identity::serial::Serial::new(1);
@@ -274,27 +279,31 @@ fn an_agent_is_a_listed_account_on_the_very_node_that_the_watch_shows() {
     assert_eq!(grant.spiffe_id().path(), "/citadel/agent/default/n1");
 
     let mut remade = caller.clone();
-    remade.subject.as_mut().unwrap().node.as_mut().unwrap().uid = "older".into();
+    subject_of(&mut remade).node.as_mut().unwrap().uid = "older".into();
     assert!(matches!(
         decide(&remade, Ask::AgentIdentity),
         Err(Denied::Unavailable(_))
     ));
     let mut elsewhere = caller.clone();
-    elsewhere.subject.as_mut().unwrap().node = Some(object("n2"));
+    subject_of(&mut elsewhere).node = Some(object("n2"));
     assert!(matches!(
         decide(&elsewhere, Ask::AgentIdentity),
         Err(Denied::NotEntitled(_))
     ));
     let mut unbound = caller.clone();
-    unbound.subject.as_mut().unwrap().node = None;
+    subject_of(&mut unbound).node = None;
     assert!(matches!(
         decide(&unbound, Ask::AgentIdentity),
         Err(Denied::NotEntitled(_))
     ));
     // Where the watch shows the pod is no claim of the token's.
     let mut unclaimed = caller.clone();
-    let subject_of_it = unclaimed.subject.as_mut().unwrap();
-    subject_of_it.node.as_mut().unwrap().uid.clear();
+    subject_of(&mut unclaimed)
+        .node
+        .as_mut()
+        .unwrap()
+        .uid
+        .clear();
     assert!(matches!(
         decide(&unclaimed, Ask::AgentIdentity),
         Err(Denied::NotEntitled(_))
@@ -411,8 +420,12 @@ fn impersonation_is_for_listed_accounts_and_pods_of_their_node() {
         Err(Denied::NotEntitled(_))
     ));
     let mut unclaimed = ztunnel;
-    let subject = unclaimed.subject.as_mut().unwrap();
-    subject.node.as_mut().unwrap().uid.clear();
+    subject_of(&mut unclaimed)
+        .node
+        .as_mut()
+        .unwrap()
+        .uid
+        .clear();
     assert!(matches!(
         decide(&unclaimed, wanted),
         Err(Denied::NotEntitled(_))
@@ -570,7 +583,7 @@ fn a_static_pod_gets_what_an_entry_of_its_very_node_gives_and_no_account() {
 async fn a_node_that_the_watch_has_not_shown_is_asked_for_by_name() {
     let caller = {
         let mut caller = by_token(subject("citadel-system", "citadel-agent", "agent-1", "n1"));
-        caller.subject.as_mut().unwrap().node.as_mut().unwrap().uid = "newer".into();
+        subject_of(&mut caller).node.as_mut().unwrap().uid = "newer".into();
         caller
     };
     let named = |uid: &str| NodeRecord {
@@ -599,7 +612,7 @@ async fn a_node_that_the_watch_has_not_shown_is_asked_for_by_name() {
     // An account that is no agent's costs the API server nothing.
     let api = Arc::new(FakeApi::default());
     let mut web = by_token(subject("shop", "web", "web-1", "n1"));
-    web.subject.as_mut().unwrap().node.as_mut().unwrap().uid = "made-up".into();
+    subject_of(&mut web).node.as_mut().unwrap().uid = "made-up".into();
     let decided = look_up_and_decide(&policy_with(api.clone()), &web, &ask).await;
     assert!(matches!(decided, Err(Denied::NotEntitled(_))));
     assert_eq!(api.asked(), 0);

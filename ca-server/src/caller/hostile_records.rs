@@ -21,13 +21,13 @@ fn object(name: &str) -> ObjectRef {
 fn origins() -> [Origin; 4] {
     let pod = Origin {
         method: Method::Jwks,
-        subject: Some(Subject {
+        subject: Some(Arc::new(Subject {
             cluster: "default".into(),
             namespace: "shop".into(),
             account: object("web"),
             pod: Some(object("web-1")),
             node: Some(object("node-1")),
-        }),
+        })),
         node: None,
         entry_id: Some("/ns/shop#1".into()),
         first_authenticated: OffsetDateTime::from_unix_timestamp(1_800_000_000).unwrap(),
@@ -39,11 +39,8 @@ fn origins() -> [Origin; 4] {
         ..pod.clone()
     };
     let mut unbound = pod.clone();
-    unbound.subject = unbound.subject.map(|subject| Subject {
-        pod: None,
-        node: None,
-        ..subject
-    });
+    let subject = Arc::make_mut(unbound.subject.as_mut().unwrap());
+    (subject.pod, subject.node) = (None, None);
     let itself = Origin {
         method: Method::Itself,
         subject: None,

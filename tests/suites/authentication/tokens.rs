@@ -224,13 +224,13 @@ async fn bad_tokens(api: &ApiServer, web: &Workload) -> Vec<Bad> {
             tampered(&web.token, |claims| {
                 claims["kubernetes.io"]["pod"]["name"] = json!("db-1");
             }),
-            "InvalidSignature",
+            "signature does not verify",
             "TokenReview",
         ),
         one(
             "tampered signature",
             with_flipped_signature(&web.token),
-            "InvalidSignature",
+            "signature does not verify",
             "TokenReview",
         ),
         one(
@@ -260,7 +260,7 @@ async fn bad_tokens(api: &ApiServer, web: &Workload) -> Vec<Bad> {
         one(
             "a stranger's key under our key's name",
             assemble(&header, &claims, Signer::Key(&stranger)),
-            "InvalidSignature",
+            "signature does not verify",
             "TokenReview",
         ),
         one(

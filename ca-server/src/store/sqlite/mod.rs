@@ -104,8 +104,8 @@ impl SqliteOptions {
             max_wait: Duration::from_millis(2),
             enough_entries: 32,
             busy_timeout: Duration::from_secs(2),
-            index_run: 4096,
-            index_delay: Duration::from_millis(500),
+            index_run: 8192,
+            index_delay: Duration::from_secs(1),
             synchronous: connect::DURABLE,
         }
     }

@@ -195,8 +195,8 @@ impl Gatherer {
         }
     }
 
-    /// Waiting pays when somebody else is known to come and the batch is still small:
-    /// a commit costs about as much CPU as fifteen rows.
+    /// Waiting pays when others are known to come and the batch is still small: a commit
+    /// costs about as much CPU as fifteen rows.
     fn may_wait(&mut self, batch: &Batch, shared: &Shared) -> bool {
         if self.limits.wait.is_zero() || !self.wants_more(batch, shared) {
             return false;
@@ -208,11 +208,13 @@ impl Gatherer {
         true
     }
 
+    /// For half of those who are known to come: the others arrive while the commit runs, and
+    /// waiting for the last one costs each of a few callers more than their commits do.
     fn wants_more(&self, batch: &Batch, shared: &Shared) -> bool {
         self.held.is_none()
             && !batch.appends.is_empty()
             && batch.entries < self.limits.enough
-            && shared.announced.load(Ordering::Relaxed) > batch.appends.len()
+            && shared.announced.load(Ordering::Relaxed) > 2 * batch.appends.len()
     }
 
     async fn wait(
