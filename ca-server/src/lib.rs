@@ -13,6 +13,7 @@ pub mod config;
 mod grpc;
 pub mod issuance;
 pub mod keys;
+pub mod log;
 pub mod metrics;
 mod monitor;
 mod server;

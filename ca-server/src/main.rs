@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use citadel_ca_server::{Parts, build, config::ConfigArgs};
+use citadel_ca_server::{Parts, build, config::ConfigArgs, log::Rollback};
 use citadel_runtime::{Shutdown, harden, telemetry};
 use clap::Parser as _;
 
@@ -40,7 +40,11 @@ fn main() -> ExitCode {
         if let Err(error) = shutdown.on_signals() {
             return fail(1, &error.to_string());
         }
-        match build(config, Parts::new(shutdown)).await {
+        let mut parts = Parts::new(shutdown);
+        if args.accept_rollback {
+            parts.rollback = Rollback::Accept;
+        }
+        match build(config, parts).await {
             Ok(bound) => match bound.serve().await {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => fail(1, &error.to_string()),

@@ -41,6 +41,7 @@ use crate::{
     },
     issuance::{Issuance, Issuer, Line},
     keys::{CaKeys, KeyError},
+    log::{self, Log, LogError, Rollback},
     metrics::Metrics,
     monitor, serving, settings,
     store::{SqliteOptions, SqliteStore, Store, StoreError},
@@ -58,6 +59,9 @@ pub enum StartError {
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The log's key, its tree, or its history.
+    #[error(transparent)]
+    Log(#[from] LogError),
     /// A cluster's credentials.
     #[error(transparent)]
     Cluster(#[from] citadel_kubernetes::cluster::ConnectError),
@@ -89,6 +93,8 @@ pub struct Parts {
     pub shutdown: Shutdown,
     /// Clusters in place of the configured ones: `citadel dev` brings its local issuer.
     pub clusters: Option<Vec<ClusterParts>>,
+    /// What to do with a store that is older than what was seen of it.
+    pub rollback: Rollback,
 }
 
 impl Parts {
@@ -97,6 +103,7 @@ impl Parts {
         Self {
             shutdown,
             clusters: None,
+            rollback: Rollback::Refuse,
         }
     }
 }
@@ -123,7 +130,7 @@ pub struct Bound {
     client_bundles: BundleHandle,
     connection_metrics: ConnectionMetrics,
     limits: settings::ServerLimits,
-    store: Arc<dyn Store>,
+    log: Arc<Log>,
 }
 
 /// Binds and prepares everything; nothing is answered yet.
@@ -139,6 +146,17 @@ pub async fn build(config: Config, parts: Parts) -> Result<Bound, StartError> {
     store
         .bind_issuer(keys.issuer.subject_key_id(), None)
         .await?;
+
+    let directory = config.data_dir.clone();
+    let log = Log::open(
+        store.clone(),
+        directory,
+        &config.trust_domain,
+        parts.rollback,
+    )
+    .await?;
+    let digest = crypto::sha256(config.digest.as_bytes());
+    store.append(vec![log::server_started(&digest)]).await?;
 
     let readiness = Readiness::new();
     let mut registry = Registry::default();
@@ -204,6 +222,7 @@ pub async fn build(config: Config, parts: Parts) -> Result<Bound, StartError> {
         renew_in,
         shutdown.signal(),
     ));
+    shutdown.spawn(log.clone().run(shutdown.signal()));
     let admission = Admission::new(limits.admission);
     shutdown.spawn(monitor::run(monitor::Monitor {
         clusters: clusters.clone(),
@@ -255,7 +274,7 @@ pub async fn build(config: Config, parts: Parts) -> Result<Bound, StartError> {
         client_bundles,
         connection_metrics,
         limits,
-        store,
+        log,
     })
 }
 
@@ -367,14 +386,14 @@ impl Bound {
             (result, _, _) = ended => {
                 if let Ok(Err(error)) = result {
                     self.shutdown.trigger();
-                    self.store.close().await;
+                    self.log.close().await;
                     return Err(error.into());
                 }
             }
         }
         let drained = self.shutdown.drain(DRAIN).await;
         tracing::info!(?drained, "shut down");
-        self.store.close().await;
+        self.log.close().await;
         if let Some(path) = &self.admin_socket {
             let _ = std::fs::remove_file(path);
         }

@@ -5,6 +5,7 @@
 //! Pure: no I/O and no clock. Everything that comes from outside is bounded, and read
 //! or refused, never trusted before it is verified.
 
+mod builder;
 pub mod bundle;
 mod checkpoint;
 mod compact;
@@ -16,6 +17,7 @@ mod receipt;
 mod tile;
 mod tree;
 
+pub use builder::{Builder, MissingNode};
 pub use checkpoint::{Checkpoint, CheckpointError};
 pub use compact::CompactRange;
 pub use hash::{Hash, empty_root, leaf_hash, node_hash};

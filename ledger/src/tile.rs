@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// Levels of the tree that one tile spans.
-const HEIGHT: u8 = 8;
+pub(crate) const HEIGHT: u8 = 8;
 
 /// Hashes of a full tile, and entries of a full bundle.
 pub const TILE_WIDTH: u16 = 1 << HEIGHT;

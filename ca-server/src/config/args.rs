@@ -19,6 +19,10 @@ pub struct ConfigArgs {
     /// Checks the configuration, says what is wrong, and ends
     #[arg(long)]
     pub check_config: bool,
+    /// Starts although the store is older than a checkpoint that was signed before, as after
+    /// the restore of a backup. It is recorded in the log; use it for one start
+    #[arg(long)]
+    pub accept_rollback: bool,
     /// The trust domain, such as example.org: the only setting without a default
     #[arg(long, value_name = "NAME", env = "CITADEL_TRUST_DOMAIN")]
     pub trust_domain: Option<String>,

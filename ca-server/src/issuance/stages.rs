@@ -17,15 +17,13 @@ use super::{IssuanceError, Issuer};
 use crate::{
     authz::{Grant, Use},
     caller::unix_ms,
+    log::ENTRY_VERSION,
     store::{LogIndex, NewEntry, Store},
 };
 
 /// NotBefore lies this much before the issuance, at most: clocks differ. A tenth of the
 /// lifetime where that is less, since some proxies renew at half of NotBefore..NotAfter.
 const MAX_BACKDATE: Duration = Duration::minutes(2);
-
-/// Version of the log entries that this program writes.
-const ENTRY_VERSION: u32 = 1;
 
 /// What the certificate will say.
 #[derive(Debug)]

@@ -18,9 +18,9 @@ use zeroize::Zeroizing;
 use super::KeyError;
 
 /// Mode of what holds a private key.
-pub(super) const PRIVATE: u32 = 0o600;
+pub(crate) const PRIVATE: u32 = 0o600;
 /// Mode of certificates.
-pub(super) const PUBLIC: u32 = 0o644;
+pub(crate) const PUBLIC: u32 = 0o644;
 
 /// More than any key or certificate file of ours can hold.
 const LARGEST: u64 = 8 << 20;
@@ -29,14 +29,14 @@ const LARGEST: u64 = 8 << 20;
 const UNFINISHED: &str = ".citadel-new-";
 
 /// The directory, locked: one process at a time makes or loads keys in it.
-pub(super) struct Directory<'a> {
+pub(crate) struct Directory<'a> {
     path: &'a Path,
     lock: Flock<File>,
 }
 
 impl<'a> Directory<'a> {
     /// Opens and locks the directory; makes it (mode 0700) where it is missing.
-    pub(super) fn open(path: &'a Path) -> Result<Self, KeyError> {
+    pub(crate) fn open(path: &'a Path) -> Result<Self, KeyError> {
         let mut builder = DirBuilder::new();
         builder.recursive(true).mode(0o700);
         builder
@@ -72,7 +72,7 @@ impl<'a> Directory<'a> {
     }
 
     /// A private file's content, `None` where there is no such file.
-    pub(super) fn read_private(&self, name: &str) -> Result<Option<Zeroizing<Vec<u8>>>, KeyError> {
+    pub(crate) fn read_private(&self, name: &str) -> Result<Option<Zeroizing<Vec<u8>>>, KeyError> {
         let path = self.path.join(name);
         // The checks are of the opened file, and not through a link: what is judged is what
         // is read.
@@ -116,13 +116,13 @@ impl<'a> Directory<'a> {
     }
 
     /// A public file's content, `None` where there is no such file.
-    pub(super) fn read_public(&self, name: &str) -> Result<Option<Vec<u8>>, KeyError> {
+    pub(crate) fn read_public(&self, name: &str) -> Result<Option<Vec<u8>>, KeyError> {
         read(&self.path.join(name)).map(|content| content.map(|content| content.to_vec()))
     }
 
     /// Writes a file that does not exist yet. When it returns, content and name are on the
     /// disk; a crash before leaves no file of that name.
-    pub(super) fn create(&self, name: &str, mode: u32, content: &[u8]) -> Result<(), KeyError> {
+    pub(crate) fn create(&self, name: &str, mode: u32, content: &[u8]) -> Result<(), KeyError> {
         let (path, unfinished) = (self.path.join(name), self.unfinished());
         write(&unfinished, mode, content)?;
         // A link, since a rename would replace what has come into being meanwhile.
@@ -133,7 +133,7 @@ impl<'a> Directory<'a> {
     }
 
     /// Replaces a file: after a crash there is the old or the new one.
-    pub(super) fn replace(&self, name: &str, mode: u32, content: &[u8]) -> Result<(), KeyError> {
+    pub(crate) fn replace(&self, name: &str, mode: u32, content: &[u8]) -> Result<(), KeyError> {
         let (path, unfinished) = (self.path.join(name), self.unfinished());
         write(&unfinished, mode, content)?;
         fs::rename(&unfinished, &path).map_err(KeyError::io(&path, "cannot replace"))?;

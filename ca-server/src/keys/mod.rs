@@ -3,7 +3,7 @@
 
 mod cacerts;
 mod error;
-mod files;
+pub(crate) mod files;
 mod own;
 mod pem;
 

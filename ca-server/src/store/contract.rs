@@ -42,7 +42,7 @@ pub(super) fn run<D: Database>(make: impl Fn() -> D) {
 
 /// Few enough of each that random filters match some entries and not others.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Sample(pub(super) u64);
+pub(crate) struct Sample(pub(crate) u64);
 
 impl Sample {
     /// The serial of entry `n`.
@@ -56,7 +56,7 @@ impl Sample {
         1_700_000_000_000 + self.0.cast_signed() * 1000
     }
 
-    pub(super) fn entry(self) -> NewEntry {
+    pub(crate) fn entry(self) -> NewEntry {
         let n = self.0;
         let kind = Kind::Issued(Issued {
             certificate: vec![0x30; 700],

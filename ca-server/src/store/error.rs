@@ -86,6 +86,15 @@ pub enum StoreError {
         /// The value that it must have.
         wanted: &'static str,
     },
+    /// The tree has another size than the step began with: another replica was faster.
+    #[error("the log's tree no longer has {from} entries")]
+    TreeMoved {
+        /// The size that the step began with.
+        from: u64,
+    },
+    /// The tree has no such tile.
+    #[error("the log's tree has no {}", citadel_ledger::Resource::Hashes(*.0))]
+    MissingTile(citadel_ledger::Tile),
     /// What the database holds contradicts itself.
     #[error("the store is corrupt: {0}")]
     Corrupt(String),

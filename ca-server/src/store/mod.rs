@@ -9,9 +9,10 @@ mod error;
 mod query;
 mod row;
 mod sqlite;
+mod tree;
 
 #[cfg(test)]
-mod contract;
+pub(crate) mod contract;
 
 use std::{
     fmt,
@@ -23,11 +24,13 @@ use std::{
 };
 
 use async_trait::async_trait;
+use citadel_ledger::{Hash, Tile};
 
 pub use error::StoreError;
 pub use query::{Filter, MAX_PAGE, Query};
 pub use row::{CertificateRow, IndexRow, SubjectRow};
 pub use sqlite::{SqliteOptions, SqliteStore};
+pub use tree::{Growth, TreeState};
 
 /// Bytes of one entry at most: the length prefix of an entry bundle is a `uint16`.
 pub const MAX_ENTRY_BYTES: usize = 65_535;
@@ -79,6 +82,23 @@ pub trait Store: Send + Sync {
     /// Drops the index and derives it anew from the log; resolves when it has caught up
     /// with what the log held at the call. Queries stay complete meanwhile, but slow.
     async fn reindex(&self) -> Result<(), StoreError>;
+
+    /// Names this log: 16 random bytes, made with it.
+    async fn log_id(&self) -> Result<Vec<u8>, StoreError>;
+
+    /// The leaf hashes of up to `limit` entries from this index upwards, without a gap.
+    async fn leaves(&self, from: LogIndex, limit: usize) -> Result<Vec<Hash>, StoreError>;
+
+    /// How far the tree reaches.
+    async fn tree(&self) -> Result<TreeState, StoreError>;
+
+    /// The contents of these tiles, in their order. One that the tree does not have is
+    /// [`StoreError::MissingTile`].
+    async fn tiles(&self, tiles: &[Tile]) -> Result<Vec<Vec<u8>>, StoreError>;
+
+    /// Lets the tree grow by one step, durably, all of it or nothing. Another one was
+    /// faster where it is [`StoreError::TreeMoved`].
+    async fn integrate(&self, growth: Growth) -> Result<(), StoreError>;
 
     /// Whether an append would work now, as of the last write.
     fn health(&self) -> StoreHealth;

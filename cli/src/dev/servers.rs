@@ -72,10 +72,8 @@ impl Servers {
         };
         let shutdown = Shutdown::new();
         let config = ca_config(args, place, &identity)?;
-        let parts = citadel_ca_server::Parts {
-            shutdown: shutdown.clone(),
-            clusters,
-        };
+        let mut parts = citadel_ca_server::Parts::new(shutdown.clone());
+        parts.clusters = clusters;
         let ca = citadel_ca_server::build(config, parts)
             .await
             .map_err(|error| Failure::local(format!("the CA does not start: {error}")))?;

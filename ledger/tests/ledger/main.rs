@@ -5,6 +5,7 @@
     reason = "a panic is a failed test"
 )]
 
+mod builder;
 mod hostile_bytes;
 mod naive;
 mod notes;

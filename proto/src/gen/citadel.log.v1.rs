@@ -7,7 +7,7 @@ pub struct Entry {
     /// Wall time when the entry was made, milliseconds since the epoch.
     #[prost(int64, tag = "2")]
     pub time_ms: i64,
-    #[prost(oneof = "entry::Kind", tags = "3")]
+    #[prost(oneof = "entry::Kind", tags = "3, 4, 5, 6, 7, 8, 9, 10, 11, 12")]
     pub kind: ::core::option::Option<entry::Kind>,
 }
 /// Nested message and enum types in `Entry`.
@@ -16,7 +16,125 @@ pub mod entry {
     pub enum Kind {
         #[prost(message, tag = "3")]
         Issued(super::Issued),
+        /// The signature may exist: written before a key in another place signs.
+        #[prost(message, tag = "4")]
+        Intended(super::Intended),
+        /// An intent that came to nothing.
+        #[prost(message, tag = "5")]
+        Abandoned(super::Abandoned),
+        #[prost(message, tag = "6")]
+        Revoked(super::Revoked),
+        #[prost(message, tag = "7")]
+        CaKeyChanged(super::CaKeyChanged),
+        #[prost(message, tag = "8")]
+        LogKeyChanged(super::LogKeyChanged),
+        #[prost(message, tag = "9")]
+        PolicyChanged(super::PolicyChanged),
+        #[prost(message, tag = "10")]
+        AdministratorAct(super::AdministratorAct),
+        #[prost(message, tag = "11")]
+        ServerStarted(super::ServerStarted),
+        #[prost(message, tag = "12")]
+        ServerStopped(super::ServerStopped),
     }
+}
+/// What is about to be signed by a key outside the process.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Intended {
+    /// The bytes to be signed (TBSCertificate), DER.
+    #[prost(bytes = "vec", tag = "1")]
+    pub tbs_certificate: ::prost::alloc::vec::Vec<u8>,
+    #[prost(bytes = "vec", tag = "2")]
+    pub serial: ::prost::alloc::vec::Vec<u8>,
+    #[prost(string, tag = "3")]
+    pub spiffe_id: ::prost::alloc::string::String,
+    #[prost(bytes = "vec", tag = "4")]
+    pub issuer_key_id: ::prost::alloc::vec::Vec<u8>,
+    #[prost(message, optional, tag = "5")]
+    pub caller: ::core::option::Option<Caller>,
+    #[prost(message, optional, tag = "6")]
+    pub origin: ::core::option::Option<Origin>,
+}
+/// The certificate of this intent was not issued.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Abandoned {
+    #[prost(bytes = "vec", tag = "1")]
+    pub serial: ::prost::alloc::vec::Vec<u8>,
+    #[prost(string, tag = "2")]
+    pub reason: ::prost::alloc::string::String,
+}
+/// A certificate that must not be accepted any more.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Revoked {
+    #[prost(bytes = "vec", tag = "1")]
+    pub serial: ::prost::alloc::vec::Vec<u8>,
+    /// CRLReason (RFC 5280, section 5.3.1).
+    #[prost(uint32, tag = "2")]
+    pub reason: u32,
+    /// Who asked for it.
+    #[prost(string, tag = "3")]
+    pub by: ::prost::alloc::string::String,
+}
+/// A CA key has another state.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CaKeyChanged {
+    /// Subject key id.
+    #[prost(bytes = "vec", tag = "1")]
+    pub key_id: ::prost::alloc::vec::Vec<u8>,
+    #[prost(enumeration = "CaKeyState", tag = "2")]
+    pub state: i32,
+    /// Its certificate, DER.
+    #[prost(bytes = "vec", tag = "3")]
+    pub certificate: ::prost::alloc::vec::Vec<u8>,
+}
+/// The last entry under the old log key: checkpoints are signed by the new one from here.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LogKeyChanged {
+    /// Verifier keys, as NAME+ID+KEY (C2SP signed-note). `old` is empty for the first one.
+    #[prost(string, tag = "1")]
+    pub old: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub new: ::prost::alloc::string::String,
+}
+/// Policy or registration entries are others from here on.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PolicyChanged {
+    /// As in Issued.policy_revision. `old` is 0 for the first one.
+    #[prost(uint64, tag = "1")]
+    pub old_revision: u64,
+    #[prost(uint64, tag = "2")]
+    pub new_revision: u64,
+}
+/// Something that an administrator did on purpose.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AdministratorAct {
+    /// `accept-rollback` and so on.
+    #[prost(string, tag = "1")]
+    pub act: ::prost::alloc::string::String,
+    /// Who: a SPIFFE ID, or `local` with a uid.
+    #[prost(string, tag = "2")]
+    pub by: ::prost::alloc::string::String,
+    /// For people.
+    #[prost(string, tag = "3")]
+    pub details: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ServerStarted {
+    /// Of the program.
+    #[prost(string, tag = "1")]
+    pub version: ::prost::alloc::string::String,
+    /// SHA-256 of the configuration in effect.
+    #[prost(bytes = "vec", tag = "2")]
+    pub config_sha256: ::prost::alloc::vec::Vec<u8>,
+    /// Name of the replica: host and process id.
+    #[prost(string, tag = "3")]
+    pub replica: ::prost::alloc::string::String,
+}
+/// In order. A start without a stop before it was a crash.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ServerStopped {
+    #[prost(string, tag = "1")]
+    pub replica: ::prost::alloc::string::String,
 }
 /// A certificate that was signed and may have been released.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -121,6 +239,37 @@ pub struct Origin {
     /// By whose authority it was asked: the workload itself, its agent, or a trusted account.
     #[prost(enumeration = "Authority", tag = "12")]
     pub authority: i32,
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum CaKeyState {
+    Unspecified = 0,
+    /// It signs from now on.
+    Active = 1,
+    /// It signs no more, and what it signed is valid still.
+    Retired = 2,
+}
+impl CaKeyState {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "CA_KEY_STATE_UNSPECIFIED",
+            Self::Active => "CA_KEY_STATE_ACTIVE",
+            Self::Retired => "CA_KEY_STATE_RETIRED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "CA_KEY_STATE_UNSPECIFIED" => Some(Self::Unspecified),
+            "CA_KEY_STATE_ACTIVE" => Some(Self::Active),
+            "CA_KEY_STATE_RETIRED" => Some(Self::Retired),
+            _ => None,
+        }
+    }
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]

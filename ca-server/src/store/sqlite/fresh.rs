@@ -1,49 +1,87 @@
-//! Entries on their way from the writer to the indexer, past the database.
+//! What was just committed, on its way from the writer past the database: entries to the
+//! indexer, leaf hashes to the tree.
 //!
-//! Reading what was just written costs half as much as writing it did. What does not
-//! fit here (the indexer is behind, or the process was restarted) it reads from the log.
+//! Reading what was just written costs half as much as writing it did. What does not fit
+//! here (the reader is behind, or the process was restarted) is read from the log.
 
-use std::sync::{Mutex, PoisonError};
+use std::{
+    collections::VecDeque,
+    sync::{Mutex, PoisonError},
+};
 
-use super::queue::Append;
+/// A run without a gap, of so many at most.
+#[derive(Debug)]
+pub(super) struct Fresh<T> {
+    run: Mutex<Run<T>>,
+    capacity: usize,
+}
 
-/// Entries kept at most: some 10 MB.
-const CAPACITY: usize = 8192;
-
-/// A run of committed entries without a gap.
-#[derive(Debug, Default)]
-pub(super) struct Fresh(Mutex<FreshRun>);
-
-/// Entries from `first` upwards.
-#[derive(Debug, Default)]
-pub(super) struct FreshRun {
-    pub(super) first: u64,
-    pub(super) entries: Vec<Vec<u8>>,
+/// What stands from `first` upwards.
+#[derive(Debug)]
+struct Run<T> {
+    first: u64,
+    items: VecDeque<T>,
 }
 
 // === impl Fresh ===
 
-impl Fresh {
-    /// Adds the entries of an append that was committed at `first`, if they follow on
-    /// what is here and there is room.
-    pub(super) fn offer(&self, first: u64, append: &mut Append) {
-        let mut run = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if run.entries.is_empty() {
-            run.first = first;
-        }
-        let follows = run.first + run.entries.len() as u64 == first;
-        if follows && run.entries.len() + append.entries.len() <= CAPACITY {
-            run.entries.extend(
-                append
-                    .entries
-                    .iter_mut()
-                    .map(|entry| std::mem::take(&mut entry.bytes)),
-            );
+impl<T> Fresh<T> {
+    pub(super) fn new(capacity: usize) -> Self {
+        Self {
+            run: Mutex::new(Run {
+                first: 0,
+                items: VecDeque::new(),
+            }),
+            capacity,
         }
     }
 
-    /// Takes all there is.
-    pub(super) fn take(&self) -> FreshRun {
-        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    /// Adds what was committed at `first`, if it follows on what is here and there is room.
+    pub(super) fn offer(&self, first: u64, items: impl ExactSizeIterator<Item = T>) {
+        let mut run = self.run.lock().unwrap_or_else(PoisonError::into_inner);
+        if run.items.is_empty() {
+            run.first = first;
+        }
+        let follows = run.first + run.items.len() as u64 == first;
+        if follows && run.items.len() + items.len() <= self.capacity {
+            run.items.extend(items);
+        }
+    }
+
+    /// Takes up to `limit` from `from` upwards and forgets what stands before. Nothing, and
+    /// where what is here begins, if that is later.
+    pub(super) fn take(&self, from: u64, limit: usize) -> Result<Vec<T>, u64> {
+        let mut run = self.run.lock().unwrap_or_else(PoisonError::into_inner);
+        if run.first > from && !run.items.is_empty() {
+            return Err(run.first);
+        }
+        let before = usize::try_from(from - run.first.min(from)).unwrap_or(usize::MAX);
+        let before = before.min(run.items.len());
+        run.items.drain(..before);
+        let count = limit.min(run.items.len());
+        let taken = run.items.drain(..count).collect();
+        run.first += (before + count) as u64;
+        Ok(taken)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_follows_is_kept_and_what_does_not_fit_is_left_to_the_log() {
+        let fresh = Fresh::new(4);
+        fresh.offer(10, [10, 11].into_iter());
+        fresh.offer(13, [13].into_iter());
+        fresh.offer(12, [12, 13].into_iter());
+        fresh.offer(14, [14].into_iter());
+        assert_eq!(fresh.take(8, 9), Err(10));
+        assert_eq!(fresh.take(11, 2), Ok(vec![11, 12]));
+        assert_eq!(fresh.take(13, 9), Ok(vec![13]));
+        assert_eq!(fresh.take(14, 9), Ok(vec![]));
+        fresh.offer(20, [20].into_iter());
+        assert_eq!(fresh.take(14, 9), Err(20));
+        assert_eq!(fresh.take(21, 9), Ok(vec![]), "what is behind is forgotten");
     }
 }

@@ -229,11 +229,10 @@ impl Indexer {
     /// and what precedes that from the log.
     async fn collect(&mut self, full: u64) -> Result<(), StoreError> {
         let committed = *self.committed.borrow_and_update();
-        let fresh = self.shared.fresh.take();
-        let from_log = if fresh.entries.is_empty() {
-            committed
-        } else {
-            fresh.first.min(committed)
+        let (fresh, from_log) = match self.shared.fresh.take(self.next, usize::MAX) {
+            Ok(fresh) if fresh.is_empty() => (fresh, committed),
+            Ok(fresh) => (fresh, self.next),
+            Err(first) => (Vec::new(), first.min(committed)),
         };
         // In small reads: a long one would hold the log's WAL, and much memory.
         while self.next < from_log.min(full) {
@@ -250,7 +249,7 @@ impl Indexer {
                 self.add(entry.index.0, &entry.bytes);
             }
         }
-        for (index, bytes) in (fresh.first..).zip(&fresh.entries) {
+        for (index, bytes) in (self.next..).zip(&fresh) {
             self.add(index, bytes);
         }
         Ok(())

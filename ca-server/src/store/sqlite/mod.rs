@@ -17,6 +17,7 @@ mod shared;
 mod subjects;
 #[cfg(test)]
 mod tests;
+mod tree;
 mod writer;
 
 use std::{
@@ -26,6 +27,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use citadel_ledger::{Hash, Tile, leaf_hash};
 use sqlx::{SqliteConnection, sqlite::SqliteSynchronous};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -39,8 +41,8 @@ use self::{
     writer::Writer,
 };
 use super::{
-    Announcement, LogIndex, MAX_APPEND, MAX_PAGE, NewEntry, Query, Store, StoreError, StoreHealth,
-    StoreStats, StoredEntry, within,
+    Announcement, Growth, LogIndex, MAX_APPEND, MAX_PAGE, NewEntry, Query, Store, StoreError,
+    StoreHealth, StoreStats, StoredEntry, TreeState, within,
 };
 
 /// Where the database is, and how the writer batches. The defaults suit.
@@ -263,6 +265,41 @@ impl Store for SqliteStore {
             }
             () = writer.indexer.stopped.cancelled() => Err(StoreError::Closed),
         }
+    }
+
+    async fn log_id(&self) -> Result<Vec<u8>, StoreError> {
+        self.reader.log_id().await
+    }
+
+    async fn leaves(&self, from: LogIndex, limit: usize) -> Result<Vec<Hash>, StoreError> {
+        let fresh = self.shared.leaves.take(from.0, limit);
+        let wanted = match fresh {
+            Ok(leaves) if !leaves.is_empty() => return Ok(leaves),
+            Ok(_) => limit,
+            Err(first) => usize::try_from(first - from.0).map_or(limit, |gap| gap.min(limit)),
+        };
+        let entries = self.reader.read(from.0, wanted.min(MAX_PAGE)).await?;
+        Ok(entries
+            .iter()
+            .map(|entry| leaf_hash(&entry.bytes))
+            .collect())
+    }
+
+    async fn tree(&self) -> Result<TreeState, StoreError> {
+        tree::state(self.reader.log()).await
+    }
+
+    async fn tiles(&self, tiles: &[Tile]) -> Result<Vec<Vec<u8>>, StoreError> {
+        tree::tiles(self.reader.log(), tiles).await
+    }
+
+    async fn integrate(&self, growth: Growth) -> Result<(), StoreError> {
+        let (reply, answer) = oneshot::channel();
+        self.writer()?
+            .commands
+            .send(Command::Integrate { growth, reply })
+            .map_err(|_| StoreError::Closed)?;
+        answer.await.map_err(|_| StoreError::Closed)?
     }
 
     fn health(&self) -> StoreHealth {

@@ -5,13 +5,14 @@ use std::{
     time::Duration,
 };
 
+use citadel_ledger::{Hash, leaf_hash};
 use tokio::{
     sync::{mpsc, oneshot},
     time::{Instant, timeout_at},
 };
 
 use super::{SqliteOptions, shared::Shared};
-use crate::store::{NewEntry, StoreError};
+use crate::store::{Growth, NewEntry, StoreError};
 
 /// What the writer is asked to do.
 pub(super) enum Command {
@@ -19,6 +20,10 @@ pub(super) enum Command {
     BindIssuer {
         key_id: Vec<u8>,
         replaces: Option<Vec<u8>>,
+        reply: oneshot::Sender<Result<(), StoreError>>,
+    },
+    Integrate {
+        growth: Growth,
         reply: oneshot::Sender<Result<(), StoreError>>,
     },
     Close {
@@ -29,6 +34,8 @@ pub(super) enum Command {
 /// One caller's entries. Counts them as queued for as long as it exists.
 pub(super) struct Append {
     pub(super) entries: Vec<NewEntry>,
+    /// Their leaf hashes: made by the caller's thread, not by the writer's.
+    pub(super) leaves: Vec<Hash>,
     reply: Option<oneshot::Sender<Result<u64, StoreError>>>,
     shared: Arc<Shared>,
 }
@@ -71,6 +78,10 @@ impl Append {
     ) -> Result<Self, StoreError> {
         let before = shared.queued.fetch_add(entries.len(), Ordering::Relaxed);
         let this = Self {
+            leaves: entries
+                .iter()
+                .map(|entry| leaf_hash(&entry.bytes))
+                .collect(),
             entries,
             reply: Some(reply),
             shared: Arc::clone(shared),

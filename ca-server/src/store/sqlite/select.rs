@@ -36,6 +36,14 @@ impl Reader {
         self.log.close().await;
     }
 
+    pub(super) fn log(&self) -> &SqlitePool {
+        &self.log
+    }
+
+    pub(super) async fn log_id(&self) -> Result<Vec<u8>, StoreError> {
+        super::log_id(&mut *self.log.acquire().await?).await
+    }
+
     pub(super) async fn size(&self) -> Result<u64, StoreError> {
         super::size(&mut *self.log.acquire().await?).await
     }

@@ -8,10 +8,17 @@ use std::{
     time::Duration,
 };
 
+use citadel_ledger::Hash;
 use tokio::sync::watch;
 
 use super::fresh::Fresh;
 use crate::store::{StoreHealth, StoreStats};
+
+/// Some 10 MB.
+const FRESH_ENTRIES: usize = 8192;
+
+/// Some 2 MB: what a busy server issues in several seconds.
+const FRESH_LEAVES: usize = 65_536;
 
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -23,8 +30,10 @@ pub(super) struct Shared {
     pub(super) committed: watch::Sender<u64>,
     /// Entries that the index covers.
     pub(super) indexed: watch::Sender<u64>,
-    /// What was committed and not yet fetched by the indexer.
-    pub(super) fresh: Fresh,
+    /// Entries that were committed and not yet fetched by the indexer.
+    pub(super) fresh: Fresh<Vec<u8>>,
+    /// Leaf hashes that were committed and not yet fetched for the tree.
+    pub(super) leaves: Fresh<Hash>,
     pub(super) health: watch::Sender<StoreHealth>,
     counters: Counters,
 }
@@ -48,7 +57,8 @@ impl Shared {
             queued: AtomicUsize::new(0),
             committed: watch::Sender::new(size),
             indexed: watch::Sender::new(0),
-            fresh: Fresh::default(),
+            fresh: Fresh::new(FRESH_ENTRIES),
+            leaves: Fresh::new(FRESH_LEAVES),
             health: watch::Sender::new(StoreHealth::Ready),
             counters: Counters::default(),
         }

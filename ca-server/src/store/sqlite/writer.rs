@@ -19,9 +19,10 @@ use super::{
     insert::Inserts,
     queue::{Append, Batch, Command, Gatherer},
     shared::Shared,
+    tree,
 };
 use crate::store::{
-    StoreError, StoreHealth,
+    Growth, StoreError, StoreHealth,
     error::{breaks_connection, is_duplicate_serial},
 };
 
@@ -98,6 +99,9 @@ impl Writer {
                 let outcome = self.bind_issuer(&key_id, replaces.as_deref()).await;
                 let _ = reply.send(outcome);
             }
+            Command::Integrate { growth, reply } => {
+                let _ = reply.send(self.integrate(&growth).await);
+            }
             Command::Close { reply } => return ControlFlow::Break(reply),
         }
         ControlFlow::Continue(())
@@ -143,7 +147,10 @@ impl Writer {
     fn answer(&self, appends: Vec<Append>, mut first: u64) {
         for mut append in appends {
             let entries = append.entries.len() as u64;
-            self.shared.fresh.offer(first, &mut append);
+            let entries_of = append.entries.iter_mut();
+            let bytes = entries_of.map(|entry| std::mem::take(&mut entry.bytes));
+            self.shared.fresh.offer(first, bytes);
+            self.shared.leaves.offer(first, append.leaves.drain(..));
             append.answer(Ok(first));
             first += entries;
         }
@@ -279,6 +286,12 @@ impl Writer {
             Ok(_) => Ok(()),
             Err(error) => Err(self.distrust(error).await),
         }
+    }
+
+    async fn integrate(&mut self, growth: &Growth) -> Result<(), StoreError> {
+        self.restored().await?;
+        let connection = self.connection.as_mut().ok_or(StoreError::Closed)?;
+        tree::integrate(connection, growth).await
     }
 
     async fn finish(&mut self) {

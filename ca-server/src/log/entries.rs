@@ -1,0 +1,57 @@
+//! Entries of the log that are no certificates.
+
+use citadel_proto::log::{AdministratorAct, Entry, ServerStarted, ServerStopped, entry::Kind};
+use nix::unistd::{gethostname, getuid};
+use prost::Message as _;
+use time::OffsetDateTime;
+
+use crate::{caller::unix_ms, store::NewEntry};
+
+/// Version of the entries that this program writes.
+pub(crate) const ENTRY_VERSION: u32 = 1;
+
+/// Bytes of an act's details at most.
+const MAX_DETAILS: usize = 4096;
+
+/// Something that an administrator did on this host.
+pub fn administrator_act(act: &str, details: &str) -> NewEntry {
+    entry(Kind::AdministratorAct(AdministratorAct {
+        act: act.to_owned(),
+        by: format!("local uid {}", getuid()),
+        details: details.chars().take(MAX_DETAILS).collect(),
+    }))
+}
+
+/// This process serves from now on.
+pub fn server_started(config_sha256: &[u8]) -> NewEntry {
+    entry(Kind::ServerStarted(ServerStarted {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        config_sha256: config_sha256.to_vec(),
+        replica: replica(),
+    }))
+}
+
+/// This process has served its last request.
+pub fn server_stopped() -> NewEntry {
+    entry(Kind::ServerStopped(ServerStopped { replica: replica() }))
+}
+
+fn replica() -> String {
+    let host = gethostname()
+        .ok()
+        .and_then(|name| name.into_string().ok())
+        .unwrap_or_default();
+    format!("{host:.64} pid {}", std::process::id())
+}
+
+fn entry(kind: Kind) -> NewEntry {
+    let entry = Entry {
+        version: ENTRY_VERSION,
+        time_ms: unix_ms(OffsetDateTime::now_utc()),
+        kind: Some(kind),
+    };
+    NewEntry {
+        bytes: entry.encode_to_vec(),
+        serial: None,
+    }
+}
