@@ -16,6 +16,7 @@ pub mod keys;
 pub mod log;
 pub mod metrics;
 mod monitor;
+mod public;
 mod server;
 mod serving;
 mod settings;

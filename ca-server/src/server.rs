@@ -19,7 +19,7 @@ use citadel_proto::{
 use citadel_runtime::{
     Shutdown,
     admin::{AdminServer, Readiness},
-    process,
+    https, process,
     tls::{self, ConnectionMetrics, ReloadingCertificate},
 };
 use prometheus_client::registry::Registry;
@@ -43,7 +43,9 @@ use crate::{
     keys::{CaKeys, KeyError},
     log::{self, Log, LogError, Rollback},
     metrics::Metrics,
-    monitor, serving, settings,
+    monitor,
+    public::{self, Public},
+    serving, settings,
     store::{SqliteOptions, SqliteStore, Store, StoreError},
 };
 
@@ -112,6 +114,8 @@ impl Parts {
 pub struct Bound {
     /// Where gRPC listens, with the real port.
     pub grpc: SocketAddr,
+    /// Where the log is served over HTTPS, if it is.
+    pub public_address: Option<SocketAddr>,
     /// Where `/livez`, `/readyz` and `/metrics` are.
     pub admin: SocketAddr,
     /// Ends it.
@@ -124,6 +128,8 @@ pub struct Bound {
     admin_socket: Option<PathBuf>,
     front: Front,
     access: AdminAccess,
+    public: Option<TcpListener>,
+    public_hashes: bool,
     istio_default_ttl: Duration,
     certificate: Arc<ReloadingCertificate>,
     trust_domain: TrustDomain,
@@ -201,16 +207,14 @@ pub async fn build(config: Config, parts: Parts) -> Result<Bound, StartError> {
         issuer.key_id().to_vec(),
     ));
 
-    let listener = tls::bind(config.listen)
-        .await
-        .map_err(|error| StartError::Listen {
-            what: "listen".into(),
-            error,
-        })?;
-    let grpc = listener.local_addr().map_err(|error| StartError::Listen {
-        what: "listen".into(),
-        error,
-    })?;
+    let (listener, grpc) = bind("listen", config.listen).await?;
+    let (public, public_address) = match config.public_listen {
+        Some(address) => {
+            let (listener, address) = bind("public_listen", address).await?;
+            (Some(listener), Some(address))
+        }
+        None => (None, None),
+    };
 
     let certificate = Arc::new(ReloadingCertificate::empty());
     let renew_in = serving::renew(&issuance, &roots, &certificate, grpc).await?;
@@ -268,6 +272,9 @@ pub async fn build(config: Config, parts: Parts) -> Result<Bound, StartError> {
         admin_socket: config.admin_socket.clone(),
         front,
         access: settings::admin_access(&config),
+        public,
+        public_address,
+        public_hashes: config.log.public_hashes,
         istio_default_ttl: config.lifetimes.istio_default.get(),
         certificate,
         trust_domain: config.trust_domain,
@@ -276,6 +283,16 @@ pub async fn build(config: Config, parts: Parts) -> Result<Bound, StartError> {
         limits,
         log,
     })
+}
+
+async fn bind(what: &str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+    let failed = |error| StartError::Listen {
+        what: what.to_owned(),
+        error,
+    };
+    let listener = tls::bind(address).await.map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    Ok((listener, address))
 }
 
 async fn open_store(config: &Config) -> Result<Arc<dyn Store>, StartError> {
@@ -308,6 +325,24 @@ impl Bound {
     /// [`StartError`] if a listener fails for good.
     pub async fn serve(self) -> Result<(), StartError> {
         let clients = Arc::new(ClientVerifier::new(self.trust_domain, self.client_bundles));
+        if let Some(listener) = self.public {
+            let tls = tls::https_config(self.certificate.clone(), clients.clone())?;
+            let incoming = tls::incoming(
+                listener,
+                tls,
+                self.limits.connections,
+                self.connection_metrics.clone(),
+                self.shutdown.signal(),
+            );
+            let router = public::router(Public {
+                front: self.front.clone(),
+                access: self.access.clone(),
+                log: self.log.clone(),
+                public_hashes: self.public_hashes,
+            });
+            let serving = https::serve(incoming, router, self.shutdown.signal());
+            self.shutdown.spawn(serving);
+        }
         let tls = tls::server_config(self.certificate.clone(), clients)?;
         let incoming = tls::incoming(
             self.listener,
@@ -324,6 +359,7 @@ impl Bound {
         let admin_api = || AdminApi {
             front: self.front.clone(),
             access: self.access.clone(),
+            log: self.log.clone(),
         };
         let istio = IstioApi {
             front: self.front.clone(),
@@ -378,7 +414,8 @@ impl Bound {
             }));
         }
         self.shutdown.spawn(self.admin_server.serve(signal.clone()));
-        tracing::info!(grpc = %self.grpc, admin = %self.admin, "serving");
+        let public = self.public_address.map(tracing::field::display);
+        tracing::info!(grpc = %self.grpc, admin = %self.admin, public, "serving");
 
         let ended = futures::future::select_all(servers);
         tokio::select! {

@@ -6,6 +6,7 @@ pub mod client;
 pub mod config;
 pub mod duration;
 mod harden;
+pub mod https;
 mod line_limit;
 pub mod process;
 pub mod shutdown;

@@ -32,6 +32,10 @@ pub struct ConfigArgs {
     /// Where health and metrics listen [default: [::]:15014]
     #[arg(long, value_name = "ADDRESS:PORT", env = "CITADEL_ADMIN_LISTEN")]
     pub admin_listen: Option<String>,
+    /// Where the log's checkpoint and tiles are served over HTTPS, such as [::]:8443
+    /// [default: nowhere]
+    #[arg(long, value_name = "ADDRESS:PORT", env = "CITADEL_PUBLIC_LISTEN")]
+    pub public_listen: Option<String>,
     /// The local administrators' Unix socket [default: none]
     #[arg(long, value_name = "PATH", env = "CITADEL_ADMIN_SOCKET")]
     pub admin_socket: Option<PathBuf>,
@@ -79,6 +83,10 @@ impl ConfigArgs {
         if let Some(listen) = &self.admin_listen {
             file.admin_listen.clone_from(listen);
             over("admin_listen", "--admin-listen or CITADEL_ADMIN_LISTEN");
+        }
+        if let Some(listen) = &self.public_listen {
+            file.public_listen = Some(listen.clone());
+            over("public_listen", "--public-listen or CITADEL_PUBLIC_LISTEN");
         }
         if let Some(socket) = &self.admin_socket {
             file.admin_socket = Some(socket.clone());
@@ -146,7 +154,7 @@ mod tests {
     fn each_flag_has_its_variable() {
         let command = ConfigArgs::command();
         command.clone().debug_assert();
-        let named = |id: &str| ["help", "version", "check_config"].contains(&id);
+        let named = |id: &str| ["help", "version", "check_config", "accept_rollback"].contains(&id);
         for arg in command
             .get_arguments()
             .filter(|arg| !named(arg.get_id().as_str()))

@@ -38,6 +38,10 @@ pub(super) fn check(file: File, document: &Document) -> Result<Config, ConfigErr
     let trust_domain = trust_domain(&mut checker, file.trust_domain.as_deref());
     let listen = address(&mut checker, "listen", &file.listen);
     let admin_listen = address(&mut checker, "admin_listen", &file.admin_listen);
+    let public_listen = file
+        .public_listen
+        .as_ref()
+        .and_then(|listen| address(&mut checker, "public_listen", listen));
     let store = store(&mut checker, file.store.as_deref(), &file.data_dir);
     if file.data_dir.as_os_str().is_empty() {
         checker.problem(
@@ -114,6 +118,7 @@ pub(super) fn check(file: File, document: &Document) -> Result<Config, ConfigErr
         trust_domain,
         listen,
         admin_listen,
+        public_listen,
         admin_socket: file.admin_socket,
         data_dir: file.data_dir,
         store,
@@ -135,6 +140,7 @@ pub(super) fn check(file: File, document: &Document) -> Result<Config, ConfigErr
         log: LogConfig {
             level: file.log.level,
             format: file.log.format,
+            public_hashes: file.log.public_hashes,
         },
         digest,
     })

@@ -25,6 +25,7 @@ pub(super) struct File {
     pub(super) trust_domain: Option<String>,
     pub(super) listen: String,
     pub(super) admin_listen: String,
+    pub(super) public_listen: Option<String>,
     pub(super) admin_socket: Option<PathBuf>,
     pub(super) data_dir: PathBuf,
     pub(super) store: Option<String>,
@@ -144,6 +145,7 @@ pub(super) struct Limits {
 pub(super) struct Log {
     pub(super) level: String,
     pub(super) format: Format,
+    pub(super) public_hashes: bool,
 }
 
 fn api_deadline() -> HumanDuration {
@@ -162,6 +164,7 @@ impl Default for File {
             trust_domain: None,
             listen: "[::]:15012".to_owned(),
             admin_listen: "[::]:15014".to_owned(),
+            public_listen: None,
             admin_socket: None,
             data_dir: PathBuf::from("/var/lib/citadel"),
             store: None,
@@ -245,6 +248,7 @@ impl Default for Log {
         Self {
             level: "info".to_owned(),
             format: Format::default(),
+            public_hashes: false,
         }
     }
 }

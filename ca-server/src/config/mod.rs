@@ -35,6 +35,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where `/livez`, `/readyz` and `/metrics` listen.
     pub admin_listen: SocketAddr,
+    /// Where the log's checkpoint and tiles are served over HTTPS; `None`: nowhere.
+    pub public_listen: Option<SocketAddr>,
     /// The local administrators' socket, if there is one.
     pub admin_socket: Option<PathBuf>,
     /// CA keys in the self-signed mode, and the guard file.
@@ -208,6 +210,9 @@ pub struct LogConfig {
     pub level: String,
     /// Text or JSON.
     pub format: Format,
+    /// Whether everybody may have the issuance log's checkpoint and hash tiles; its entries
+    /// are for auditors in any case.
+    pub public_hashes: bool,
 }
 
 impl Config {

@@ -18,6 +18,7 @@ const FULL: &str = r#"
 trust_domain: example.org
 listen: "[::]:15012"
 admin_listen: "[::]:15014"
+public_listen: "[::]:8443"
 admin_socket: /run/citadel/ca-admin.sock
 data_dir: /var/lib/citadel
 store: sqlite:/var/lib/citadel/citadel.db
@@ -51,7 +52,7 @@ entries:
 bundle_configmap: { namespace: citadel-system, name: citadel-bundle }
 admin: { auditor: ["spiffe://example.org/ns/ops/sa/audit"], operator: [ops/admin] }
 limits: { queue: 4096, queue_per_node: 1024, request_deadline: 10s, connections: 4096, connections_per_address: 512, streams_per_connection: 256 }
-log: { level: "info,citadel_ca_server=debug", format: json }
+log: { level: "info,citadel_ca_server=debug", format: json, public_hashes: true }
 "#;
 
 #[test]
@@ -84,6 +85,8 @@ fn the_documented_file_is_read() {
         AdminSubject::Account(_)
     ));
     assert_eq!(config.log.format, Format::Json);
+    assert!(config.log.public_hashes);
+    assert_eq!(config.public_listen.unwrap().port(), 8443);
     assert_eq!(config.bundle_configmap.unwrap().name, "citadel-bundle");
 }
 
@@ -118,6 +121,7 @@ fn all_but_the_trust_domain_has_a_default() {
     assert_eq!(config.lifetimes.min, HumanDuration::from_secs(10));
     assert_eq!(config.max_renewal_age, HumanDuration::from_days(7));
     assert!(config.bundle_configmap.is_none() && config.admin_socket.is_none());
+    assert!(config.public_listen.is_none() && !config.log.public_hashes);
     let error = Config::from_yaml("ca.yaml", "").unwrap_err().to_string();
     assert!(
         error.contains("trust_domain: is not set; set it"),

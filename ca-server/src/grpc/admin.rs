@@ -1,39 +1,31 @@
 //! `citadel.v1.AdminService`: over the local Unix socket, or with an identity that the
 //! configuration's `admin` section names.
 
-use std::{collections::HashSet, net::SocketAddr};
+use std::{net::SocketAddr, sync::Arc};
 
 use citadel_identity::serial::Serial;
 use citadel_proto::v1::{self, admin_service_server::AdminService};
-use time::OffsetDateTime;
 use tonic::{Code, Request, Response, Status, transport::server::UdsConnectInfo};
 
 use super::{
-    front::{Front, credentials},
+    access::AdminAccess,
+    front::{Front, peer_of},
     refusal::Refusal,
 };
 use crate::{
     admission::Lane,
-    caller::Caller,
+    log::Log,
     store::{Filter, LogIndex, Query, StoreError, StoredEntry},
 };
 
 pub(super) const INFO: &str = "citadel.v1.AdminService/GetServerInfo";
 pub(super) const GET: &str = "citadel.v1.AdminService/GetCertificate";
 pub(super) const LIST: &str = "citadel.v1.AdminService/ListCertificates";
+pub(super) const RECEIPT: &str = "citadel.v1.AdminService/GetReceipt";
 
 /// The most records of one answer.
 const MAX_RECORDS: u32 = 1000;
 const DEFAULT_RECORDS: u32 = 100;
-
-/// Who may read: SPIFFE IDs (`spiffe://…`) and service accounts (`namespace/account`).
-#[derive(Clone, Debug, Default)]
-pub(crate) struct AdminAccess {
-    /// Subjects of the role auditor, and of operator, which includes it.
-    pub(crate) auditors: HashSet<String>,
-    /// The uid that the server runs as: beside root, the one that the local socket serves.
-    pub(crate) own_uid: u32,
-}
 
 /// The service.
 pub(crate) struct AdminApi {
@@ -41,6 +33,8 @@ pub(crate) struct AdminApi {
     pub(crate) front: Front,
     /// Who may call it.
     pub(crate) access: AdminAccess,
+    /// The log and its proofs.
+    pub(crate) log: Arc<Log>,
 }
 
 #[tonic::async_trait]
@@ -62,7 +56,41 @@ impl AdminService for AdminApi {
             issuer_key_id: hex::encode(line.issuer.key_id()),
             log_size,
             bundles: self.front.bundles(),
+            log_key: self.log.verifier().to_string(),
+            checkpoint: self
+                .log
+                .newest()
+                .map(|newest| newest.note.clone())
+                .unwrap_or_default(),
         }))
+    }
+
+    async fn get_receipt(
+        &self,
+        request: Request<v1::GetReceiptRequest>,
+    ) -> Result<Response<v1::GetReceiptResponse>, Status> {
+        self.auditor(RECEIPT, &request).await?;
+        let index = match request.into_inner().entry {
+            Some(v1::get_receipt_request::Entry::LogIndex(index)) => LogIndex(index),
+            Some(v1::get_receipt_request::Entry::Serial(serial)) => {
+                self.recorded(&serial).await?.index
+            }
+            None => return Err(Status::invalid_argument("entry: give log_index or serial")),
+        };
+        match self.log.receipt(index).await {
+            Ok(Some(receipt)) => Ok(Response::new(v1::GetReceiptResponse {
+                receipt: receipt.encode(),
+            })),
+            Ok(None) => Err(Status::unavailable(
+                "no checkpoint covers the entry yet: try again in a second",
+            )),
+            Err(error) => {
+                tracing::warn!(%error, "no receipt");
+                Err(Status::unavailable(
+                    "the log can't answer right now: try again",
+                ))
+            }
+        }
     }
 
     async fn get_certificate(
@@ -70,19 +98,8 @@ impl AdminService for AdminApi {
         request: Request<v1::GetCertificateRequest>,
     ) -> Result<Response<v1::CertificateRecord>, Status> {
         self.auditor(GET, &request).await?;
-        let serial: Serial = request
-            .into_inner()
-            .serial
-            .parse()
-            .map_err(|_| Status::invalid_argument("serial: give it in hex, as the CA did"))?;
-        let store = &self.front.issuance.line().store;
-        match store.issued_by_serial(serial.as_bytes()).await {
-            Ok(Some(stored)) => Ok(Response::new(record(stored))),
-            Ok(None) => Err(Status::not_found(format!(
-                "serial {serial} is not in the log"
-            ))),
-            Err(error) => Err(store_status(&error)),
-        }
+        let stored = self.recorded(&request.into_inner().serial).await?;
+        Ok(Response::new(record(stored)))
     }
 
     async fn list_certificates(
@@ -116,6 +133,21 @@ impl AdminService for AdminApi {
 }
 
 impl AdminApi {
+    /// The entry of a certificate, by its serial in hex.
+    async fn recorded(&self, serial: &str) -> Result<StoredEntry, Status> {
+        let serial: Serial = serial
+            .parse()
+            .map_err(|_| Status::invalid_argument("serial: give it in hex, as the CA did"))?;
+        let store = &self.front.issuance.line().store;
+        match store.issued_by_serial(serial.as_bytes()).await {
+            Ok(Some(stored)) => Ok(stored),
+            Ok(None) => Err(Status::not_found(format!(
+                "serial {serial} is not in the log"
+            ))),
+            Err(error) => Err(store_status(&error)),
+        }
+    }
+
     async fn auditor<T>(&self, rpc: &'static str, request: &Request<T>) -> Result<(), Status> {
         if let Some(local) = request.extensions().get::<UdsConnectInfo>() {
             let uid = local.peer_cred.as_ref().map(tokio::net::unix::UCred::uid);
@@ -134,36 +166,10 @@ impl AdminApi {
                 }
             };
         }
-        let credentials = credentials(request)?;
-        self.front
-            .serve(rpc, &credentials, async {
-                let caller = self
-                    .front
-                    .caller(&credentials, OffsetDateTime::now_utc())
-                    .await?;
-                if self.is_auditor(&caller) {
-                    return Ok(());
-                }
-                Err(Refusal::new(
-                    Code::PermissionDenied,
-                    "the caller has no administrator's role",
-                    "the caller is named neither in admin.auditor nor in admin.operator",
-                ))
-            })
+        let peer = peer_of(request)?;
+        self.access
+            .check(&self.front, rpc, peer, request.metadata())
             .await
-    }
-
-    fn is_auditor(&self, caller: &Caller) -> bool {
-        let by_id = caller
-            .evidence
-            .certificate
-            .as_ref()
-            .is_some_and(|(_, id)| self.access.auditors.contains(&id.to_string()));
-        let by_account = caller.subject.as_ref().is_some_and(|subject| {
-            let key = format!("{}/{}", subject.namespace, subject.account.name);
-            self.access.auditors.contains(&key)
-        });
-        by_id || by_account
     }
 }
 

@@ -161,12 +161,20 @@ pub(super) fn to_bundles(set: &BundleSet) -> Vec<v1::TrustBundle> {
 /// What a request presents. A second `authorization` header, or one that is no bearer
 /// token, counts as no token.
 pub(super) fn credentials<T>(request: &Request<T>) -> Result<Credentials, Status> {
-    let peer = request
+    Ok(credentials_of(peer_of(request)?, request.metadata()))
+}
+
+/// Who is at the other end of the request's connection.
+pub(super) fn peer_of<T>(request: &Request<T>) -> Result<&PeerInfo, Status> {
+    request
         .extensions()
         .get::<PeerInfo>()
-        .ok_or_else(|| Status::internal("the connection has no peer"))?;
-    let metadata = request.metadata();
-    Ok(Credentials {
+        .ok_or_else(|| Status::internal("the connection has no peer"))
+}
+
+/// As [`credentials`].
+pub(super) fn credentials_of(peer: &PeerInfo, metadata: &MetadataMap) -> Credentials {
+    Credentials {
         token: bearer(metadata),
         client_chain: peer.client_chain.clone(),
         cluster_id: metadata
@@ -175,7 +183,7 @@ pub(super) fn credentials<T>(request: &Request<T>) -> Result<Credentials, Status
             .map(ToOwned::to_owned),
         address: peer.address,
         lane: lane(peer),
-    })
+    }
 }
 
 fn bearer(metadata: &MetadataMap) -> Option<BearerToken> {

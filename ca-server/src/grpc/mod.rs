@@ -1,5 +1,6 @@
 //! The services: thin adapters on the one issuance line, converting and nothing else.
 
+mod access;
 mod admin;
 mod agent;
 mod front;
@@ -11,7 +12,8 @@ mod refusal;
 mod refusals;
 mod workload;
 
-pub(crate) use admin::{AdminAccess, AdminApi};
+pub(crate) use access::AdminAccess;
+pub(crate) use admin::AdminApi;
 pub(crate) use agent::AgentApi;
 pub(crate) use front::{Front, FrontParts};
 pub(crate) use gate::Gate;

@@ -88,6 +88,11 @@ impl Log {
         Ok(Arc::new(log))
     }
 
+    /// Where its entries and tiles are.
+    pub fn store(&self) -> &dyn Store {
+        self.store.as_ref()
+    }
+
     /// What verifies its checkpoints.
     pub fn verifier(&self) -> &VerifierKey {
         self.key.verifier()

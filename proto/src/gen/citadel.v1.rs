@@ -232,6 +232,34 @@ pub struct ServerInfo {
     pub log_size: u64,
     #[prost(message, repeated, tag = "5")]
     pub bundles: ::prost::alloc::vec::Vec<TrustBundle>,
+    /// What verifies the log's checkpoints: NAME+ID+KEY (C2SP signed-note).
+    #[prost(string, tag = "6")]
+    pub log_key: ::prost::alloc::string::String,
+    /// The newest checkpoint, a signed note; empty while the log is.
+    #[prost(string, tag = "7")]
+    pub checkpoint: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetReceiptRequest {
+    #[prost(oneof = "get_receipt_request::Entry", tags = "1, 2")]
+    pub entry: ::core::option::Option<get_receipt_request::Entry>,
+}
+/// Nested message and enum types in `GetReceiptRequest`.
+pub mod get_receipt_request {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Entry {
+        #[prost(uint64, tag = "1")]
+        LogIndex(u64),
+        /// Of a certificate, in hex.
+        #[prost(string, tag = "2")]
+        Serial(::prost::alloc::string::String),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetReceiptResponse {
+    /// Entry, index, inclusion proof and checkpoint as text (C2SP tlog-proof).
+    #[prost(string, tag = "1")]
+    pub receipt: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetCertificateRequest {
@@ -1290,6 +1318,32 @@ pub mod admin_service_client {
                 .insert(GrpcMethod::new("citadel.v1.AdminService", "ListCertificates"));
             self.inner.unary(req, path, codec).await
         }
+        /// The proof that an entry is in the log. Unavailable until a checkpoint covers it,
+        /// a second after it was recorded. Role auditor.
+        pub async fn get_receipt(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetReceiptRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetReceiptResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/citadel.v1.AdminService/GetReceipt",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("citadel.v1.AdminService", "GetReceipt"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -1324,6 +1378,15 @@ pub mod admin_service_server {
             request: tonic::Request<super::ListCertificatesRequest>,
         ) -> std::result::Result<
             tonic::Response<super::ListCertificatesResponse>,
+            tonic::Status,
+        >;
+        /// The proof that an entry is in the log. Unavailable until a checkpoint covers it,
+        /// a second after it was recorded. Role auditor.
+        async fn get_receipt(
+            &self,
+            request: tonic::Request<super::GetReceiptRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetReceiptResponse>,
             tonic::Status,
         >;
     }
@@ -1526,6 +1589,51 @@ pub mod admin_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ListCertificatesSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/citadel.v1.AdminService/GetReceipt" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetReceiptSvc<T: AdminService>(pub Arc<T>);
+                    impl<
+                        T: AdminService,
+                    > tonic::server::UnaryService<super::GetReceiptRequest>
+                    for GetReceiptSvc<T> {
+                        type Response = super::GetReceiptResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetReceiptRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AdminService>::get_receipt(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetReceiptSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

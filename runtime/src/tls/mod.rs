@@ -74,6 +74,19 @@ pub fn server_config(
     Ok(Arc::new(config))
 }
 
+/// As [`server_config`], for programs that speak HTTP/1.1 too.
+///
+/// # Errors
+/// The crypto provider lacks a protocol version.
+pub fn https_config(
+    certificate: Arc<dyn ResolvesServerCert>,
+    clients: Arc<dyn ClientCertVerifier>,
+) -> Result<Arc<ServerConfig>, TlsError> {
+    let mut config = Arc::unwrap_or_clone(server_config(certificate, clients)?);
+    config.alpn_protocols.push(b"http/1.1".to_vec());
+    Ok(Arc::new(config))
+}
+
 /// The configuration of a gRPC client: TLS 1.3 and 1.2, ALPN `h2`, no resumption, the server
 /// judged by `server` alone. With `own`, its certificate of the moment is presented in each
 /// new handshake.
