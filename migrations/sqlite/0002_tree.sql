@@ -11,7 +11,7 @@ CREATE TABLE tree (
     -- Entries that the tiles cover.
     size       INTEGER NOT NULL,
     -- The newest checkpoint: a signed note over exactly that size; NULL before the first.
-    checkpoint TEXT
+    checkpoint BLOB
 ) STRICT;
 
 INSERT INTO tree (singleton, size) VALUES (0, 0);

@@ -8,6 +8,7 @@ mod guard;
 mod prove;
 #[cfg(test)]
 mod tests;
+mod verify;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -22,6 +23,7 @@ pub(crate) use entries::ENTRY_VERSION;
 pub use entries::{administrator_act, server_started, server_stopped};
 pub use error::LogError;
 pub use prove::{receipt, root_at};
+pub use verify::{Broken, Verified, Witness, verify};
 
 /// How often the tree takes in what was recorded.
 const INTERVAL: Duration = Duration::from_secs(1);

@@ -9,13 +9,14 @@ use crate::store::{
 };
 
 pub(super) async fn state(log: &SqlitePool) -> Result<TreeState, StoreError> {
-    let (size, checkpoint): (i64, Option<String>) =
+    let (size, checkpoint): (i64, Option<Vec<u8>>) =
         sqlx::query_as("SELECT size, checkpoint FROM tree")
             .fetch_one(log)
             .await?;
     Ok(TreeState {
         size: size.unsigned_abs(),
-        checkpoint,
+        // What is damaged is no checkpoint any more; whoever opens it says so.
+        checkpoint: checkpoint.map(|note| String::from_utf8_lossy(&note).into_owned()),
     })
 }
 
@@ -42,7 +43,7 @@ pub(super) async fn integrate(
     let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
     let moved = sqlx::query("UPDATE tree SET size = ?, checkpoint = ? WHERE size = ?")
         .bind(growth.to.cast_signed())
-        .bind(&growth.checkpoint)
+        .bind(growth.checkpoint.as_bytes())
         .bind(growth.from.cast_signed())
         .execute(&mut *transaction)
         .await?;
