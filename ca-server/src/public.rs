@@ -36,7 +36,7 @@ pub(crate) struct Public {
     /// The log.
     pub(crate) log: Arc<Log>,
     /// Whether everybody may have checkpoint and hash tiles.
-    pub(crate) public_hashes: bool,
+    pub(crate) open_hashes: bool,
 }
 
 /// Why there is no such resource, or not for this caller.
@@ -82,7 +82,7 @@ impl Public {
         peer: &PeerInfo,
         headers: HeaderMap,
     ) -> Result<Response, Refused> {
-        let open = self.public_hashes && !matches!(resource, Resource::Entries(_));
+        let open = self.open_hashes && !matches!(resource, Resource::Entries(_));
         if !open {
             let metadata = MetadataMap::from_headers(headers);
             self.access

@@ -338,7 +338,7 @@ impl Bound {
                 front: self.front.clone(),
                 access: self.access.clone(),
                 log: self.log.clone(),
-                public_hashes: self.public_hashes,
+                open_hashes: self.public_hashes,
             });
             let serving = https::serve(incoming, router, self.shutdown.signal());
             self.shutdown.spawn(serving);

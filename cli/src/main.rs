@@ -1,4 +1,4 @@
-//! The `citadel` command: dev, fetch, verify, bench.
+//! The `citadel` command: dev, fetch, verify, log, bench.
 
 mod bench;
 mod certificate;
@@ -7,10 +7,12 @@ mod duration;
 mod endpoint;
 mod exit;
 mod fetch;
+mod log;
 #[cfg(test)]
 #[path = "../../identity/tests/identity/mutation.rs"]
 mod mutation;
 mod output;
+mod progress;
 #[cfg(test)]
 mod testing;
 mod trust;
@@ -29,7 +31,8 @@ use output::Format;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// SPIFFE identities for workloads: try Citadel out, fetch and verify SVIDs, measure a CA.
+/// SPIFFE identities for workloads: try Citadel out, fetch and verify SVIDs, read and verify
+/// the log of what was issued, measure a CA.
 #[derive(Debug, Parser)]
 #[command(name = "citadel", version, after_help = EXIT_CODES, propagate_version = true)]
 #[command(disable_help_subcommand = true)]
@@ -47,6 +50,7 @@ enum Command {
     Dev(dev::DevArgs),
     Fetch(fetch::FetchArgs),
     Verify(verify::VerifyArgs),
+    Log(log::LogArgs),
     Bench(bench::BenchArgs),
 }
 
@@ -71,6 +75,7 @@ impl Cli {
             Command::Dev(args) => args.run(self.output),
             Command::Fetch(args) => args.run(self.output),
             Command::Verify(args) => args.run(self.output),
+            Command::Log(args) => args.run(self.output),
             Command::Bench(args) => args.run(self.output),
         }
     }

@@ -14,6 +14,7 @@
 mod agents;
 mod api_server_outage;
 mod attestation;
+mod audit;
 mod authentication;
 mod bench;
 mod cacerts;

@@ -114,6 +114,8 @@ impl AdminService for AdminApi {
         };
         let filter = Filter {
             spiffe_id: (!request.spiffe_id.is_empty()).then_some(request.spiffe_id),
+            // Any certificate, but no entry of another kind.
+            valid_since: Some(i64::MIN),
             ..Filter::default()
         };
         let before = (request.before > 0).then_some(LogIndex(request.before));

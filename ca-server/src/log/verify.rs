@@ -143,7 +143,7 @@ pub async fn verify(
 }
 
 fn open(witness: &Witness, key: &VerifierKey) -> Result<(String, Checkpoint), Broken> {
-    match Checkpoint::open(witness.note.as_bytes(), &[key.clone()]) {
+    match Checkpoint::open(witness.note.as_bytes(), std::slice::from_ref(key)) {
         Ok(checkpoint) => Ok((witness.from.clone(), checkpoint)),
         Err(error) => Err(Broken::Checkpoint {
             from: witness.from.clone(),

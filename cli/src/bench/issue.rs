@@ -20,7 +20,6 @@ use super::load::{Lane, Load};
 use super::material::{self, PodRef};
 use super::measure::{self, Usage, percentile};
 use super::population::Population;
-use super::progress::Progress;
 use super::received::Received;
 use super::report::{self, Figures, Row};
 use super::rsa_key::RsaKey;
@@ -31,6 +30,7 @@ use super::wire::{Call, Line};
 use crate::exit::{Ended, Failure, Outcome};
 use crate::interrupted;
 use crate::output::{self, Format};
+use crate::progress::Progress;
 use crate::trust;
 
 /// CSRs are made once and used again for other pods: each request still proves its key.

@@ -12,10 +12,10 @@ use tokio::time::Instant;
 use tonic::Code;
 
 use super::args::Path;
-use super::progress::Progress;
 use super::received::Received;
 use super::wire::{Call, CallError, Caller, Line};
 use crate::exit::Failure;
+use crate::progress::Progress;
 
 /// A request without an answer in this time counts as failed.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);

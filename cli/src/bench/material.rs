@@ -14,10 +14,10 @@ use serde::Deserialize;
 use time::OffsetDateTime;
 
 use super::population::Population;
-use super::progress::Progress;
 use super::rsa_key::RsaKey;
 use super::wire::{Call, bearer};
 use crate::exit::Failure;
+use crate::progress::Progress;
 
 const ISSUE_SVID: &str = "/citadel.v1.WorkloadService/IssueSvid";
 const ISSUE_BATCH: &str = "/citadel.v1.AgentService/IssueBatch";

@@ -8,7 +8,6 @@ mod load;
 mod material;
 mod measure;
 mod population;
-mod progress;
 mod received;
 mod report;
 mod rsa_key;

@@ -23,6 +23,7 @@ pub struct CaBuilder {
     settings: Settings,
     grpc: SocketAddr,
     admin: SocketAddr,
+    public: SocketAddr,
     wrapper: Vec<String>,
     env: Vec<(String, String)>,
 }
@@ -49,12 +50,13 @@ impl CaBuilder {
 
     /// The same with any `clusters`.
     pub fn with_clusters(dir: TestDir, clusters: impl Into<Value>) -> Self {
-        let (grpc, admin) = (ports::address(), ports::address());
+        let (grpc, admin, public) = (ports::address(), ports::address(), ports::address());
         let data = dir.join("data");
         let settings = Settings::new(json!({
             "trust_domain": "example.org",
             "listen": grpc.to_string(),
             "admin_listen": admin.to_string(),
+            "public_listen": public.to_string(),
             "admin_socket": dir.join("ca-admin.sock"),
             "data_dir": data,
             "store": format!("sqlite:{}", data.join("citadel.db").display()),
@@ -66,6 +68,7 @@ impl CaBuilder {
             settings,
             grpc,
             admin,
+            public,
             wrapper: Vec::new(),
             env: Vec::new(),
         }
@@ -121,6 +124,7 @@ impl CaBuilder {
             settings: self.settings,
             grpc: self.grpc,
             admin: self.admin,
+            public: self.public,
             launch,
             process,
         }
@@ -133,6 +137,7 @@ pub struct Ca {
     settings: Settings,
     grpc: SocketAddr,
     admin: SocketAddr,
+    public: SocketAddr,
     launch: Launch,
     process: Process,
 }
@@ -141,6 +146,11 @@ impl Ca {
     /// Where its gRPC services are.
     pub fn grpc(&self) -> SocketAddr {
         self.grpc
+    }
+
+    /// Where the log is over HTTPS.
+    pub fn public(&self) -> SocketAddr {
+        self.public
     }
 
     /// Where `/livez`, `/readyz` and `/metrics` are.
@@ -220,7 +230,7 @@ impl Ca {
         self.process
             .ready(START, async || self.is_ready().await)
             .await;
-        for key in ["ca-key.pem", "root-key.pem"] {
+        for key in ["ca-key.pem", "root-key.pem", "log.key"] {
             register_if_there("CA key", &self.data_dir().join(key));
         }
     }

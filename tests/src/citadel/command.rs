@@ -43,6 +43,20 @@ pub async fn citadel(
     .await
 }
 
+/// Runs `citadel-ca` to its end, as where it refuses to start, with these arguments.
+pub async fn citadel_ca(
+    dir: &TestDir,
+    args: impl IntoIterator<Item = impl AsRef<OsStr>>,
+    deadline: Duration,
+) -> Finished {
+    run(
+        Launch::new("citadel-ca-once", program("citadel-ca")).args(args),
+        dir,
+        deadline,
+    )
+    .await
+}
+
 /// Each run has log files of its own, since their text is its answer.
 async fn run(launch: Launch, dir: &TestDir, deadline: Duration) -> Finished {
     let process = launch.in_new_files().start(dir);

@@ -7,5 +7,5 @@ mod config;
 
 pub use agent::{Agent, AgentBuilder};
 pub use ca::{Ca, CaBuilder};
-pub use command::{Finished, citadel};
+pub use command::{Finished, citadel, citadel_ca};
 pub use config::Settings;

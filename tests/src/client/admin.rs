@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use citadel_proto::log;
 use citadel_proto::v1::admin_service_client::AdminServiceClient;
 use citadel_proto::v1::{
-    CertificateRecord, GetCertificateRequest, GetServerInfoRequest, ListCertificatesRequest,
-    ServerInfo,
+    CertificateRecord, GetCertificateRequest, GetReceiptRequest, GetServerInfoRequest,
+    ListCertificatesRequest, ServerInfo, get_receipt_request,
 };
 use hyper_util::rt::TokioIo;
 use prost::Message;
@@ -61,6 +61,15 @@ impl Admin {
     /// How many entries the log holds.
     pub async fn size(&self) -> u64 {
         self.info().await.log_size
+    }
+
+    /// The receipt of a certificate, by its serial in hex.
+    pub async fn receipt(&self, serial: &str) -> Result<String, Status> {
+        let request = GetReceiptRequest {
+            entry: Some(get_receipt_request::Entry::Serial(serial.into())),
+        };
+        let answer = self.0.clone().get_receipt(request).await?;
+        Ok(answer.into_inner().receipt)
     }
 
     /// The record of a certificate, by its serial in hex.

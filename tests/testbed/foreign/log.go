@@ -1,6 +1,8 @@
 package main
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/binary"
 	"encoding/json"
@@ -46,6 +48,9 @@ func verifyLog(args []string) error {
 	seed := flags.Uint64("seed", 1, "of the random choice")
 	older := flags.String("older", "", "a folder of earlier checkpoints")
 	theirs := flags.String("proofs", "", "a file of proofs to be compared")
+	roots := flags.String("roots", "", "a file of the roots of an https source, PEM")
+	server := flags.String("server-name", "", "the DNS name that an https source must have")
+	token := flags.String("token", "", "a bearer token for an https source")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -53,7 +58,19 @@ func verifyLog(args []string) error {
 	if err != nil {
 		return fmt.Errorf("--key: %w", err)
 	}
-	log := &logSource{place: *source}
+	log := &logSource{place: *source, token: *token}
+	if *roots != "" {
+		pem, err := os.ReadFile(*roots)
+		if err != nil {
+			return err
+		}
+		pool := x509.NewCertPool()
+		if !pool.AppendCertsFromPEM(pem) {
+			return fmt.Errorf("no certificate in %s", *roots)
+		}
+		config := &tls.Config{RootCAs: pool, ServerName: *server}
+		log.client.Transport = &http.Transport{TLSClientConfig: config, ForceAttemptHTTP2: true}
+	}
 	signed, err := log.read("checkpoint")
 	if err != nil {
 		return err
@@ -177,7 +194,11 @@ func equal(ours []tlog.Hash, theirs []string) error {
 }
 
 // logSource reads the resources of a log. It is a tlog.TileReader.
-type logSource struct{ place string }
+type logSource struct {
+	place  string
+	token  string
+	client http.Client
+}
 
 func (l *logSource) checkEntry(tree tlog.Tree, hashes tlog.HashReader, index int64) error {
 	number := index / 256
@@ -235,7 +256,14 @@ func (l *logSource) read(path string) ([]byte, error) {
 	if !strings.Contains(l.place, "://") {
 		return os.ReadFile(filepath.Join(l.place, filepath.FromSlash(path)))
 	}
-	response, err := http.Get(l.place + "/" + path)
+	request, err := http.NewRequest(http.MethodGet, l.place+"/"+path, nil)
+	if err != nil {
+		return nil, err
+	}
+	if l.token != "" {
+		request.Header.Set("Authorization", "Bearer "+l.token)
+	}
+	response, err := l.client.Do(request)
 	if err != nil {
 		return nil, err
 	}

@@ -10,7 +10,7 @@ use crate::output;
 
 const LINE_EVERY: Duration = Duration::from_secs(5);
 
-/// One step of the bench.
+/// One step of a long command.
 pub(crate) struct Progress {
     step: &'static str,
     bar: ProgressBar,

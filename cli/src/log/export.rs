@@ -1,0 +1,124 @@
+//! `citadel log export`: the log as files that other programs read.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use citadel_ca_server::store::{LogIndex, MAX_PAGE, Store};
+use citadel_ledger::{Checkpoint, Note, Resource, TILE_WIDTH, Tile, bundle};
+use serde_json::json;
+
+use super::entry;
+use super::source::{SourceArgs, store_failure};
+use crate::exit::{Ended, Failure, Outcome};
+use crate::output::{self, Format};
+use crate::progress::Progress;
+
+/// Writes the log out: tiles (C2SP tlog-tiles) or JSON lines.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ExportArgs {
+    /// The new folder for checkpoint, tiles and entry bundles.
+    #[arg(long, value_name = "DIR", required_unless_present = "json_lines")]
+    tiles: Option<PathBuf>,
+
+    /// The new file for entries as JSON, one a line; - is standard output.
+    #[arg(long, value_name = "FILE")]
+    json_lines: Option<PathBuf>,
+}
+
+impl ExportArgs {
+    pub(crate) async fn run(self, source: &SourceArgs, format: Format) -> Result<Outcome, Ended> {
+        let store = source.open().await?;
+        let mut written = 0;
+        if let Some(folder) = &self.tiles {
+            written = tiles(&store, folder).await?;
+        }
+        if let Some(file) = &self.json_lines {
+            written = json_lines(&store, file).await?;
+        }
+        match format {
+            Format::Json => output::json(&json!({ "entries": written }))?,
+            Format::Text => output::note(&format!("{written} entries")),
+        }
+        Ok(Outcome::Done)
+    }
+}
+
+/// Everything that the newest checkpoint covers.
+async fn tiles(store: &dyn Store, folder: &Path) -> Result<u64, Failure> {
+    let failed = |error| store_failure(&error);
+    let note = store
+        .tree()
+        .await
+        .map_err(failed)?
+        .checkpoint
+        .ok_or_else(|| {
+            Failure::unavailable("the log has no checkpoint yet").next("Start its server once.")
+        })?;
+    let checkpoint: Checkpoint = Note::parse(note.as_bytes())
+        .ok()
+        .and_then(|note| note.unverified_text().parse().ok())
+        .ok_or_else(|| Failure::check("the store's checkpoint is damaged"))?;
+    if folder.exists() {
+        return Err(Failure::usage(format!(
+            "{} exists already",
+            folder.display()
+        )));
+    }
+    let progress = Progress::new("exporting", checkpoint.size);
+    for tile in Tile::between(0, checkpoint.size) {
+        let content = store.tiles(&[tile]).await.map_err(failed)?;
+        for content in content {
+            write(folder, Resource::Hashes(tile), &content)?;
+        }
+        if tile.level == 0 {
+            let first = tile.index * u64::from(TILE_WIDTH);
+            let count = usize::from(tile.width.get());
+            let entries = store.read(LogIndex(first), count).await.map_err(failed)?;
+            let whole = entries.len() == count && entries[0].index.0 == first;
+            if !whole {
+                return Err(Failure::check(format!(
+                    "entries from {first} on are missing"
+                )));
+            }
+            let content = bundle::encode(entries.iter().map(|entry| entry.bytes.as_slice()))
+                .map_err(|error| Failure::check(error.to_string()))?;
+            write(folder, Resource::Entries(tile), &content)?;
+            progress.advance(count as u64);
+        }
+    }
+    // Last: what it covers is there.
+    write(folder, Resource::Checkpoint, note.as_bytes())?;
+    Ok(checkpoint.size)
+}
+
+fn write(folder: &Path, resource: Resource, content: &[u8]) -> Result<(), Failure> {
+    let path = folder.join(resource.to_string());
+    let made = path.parent().map_or(Ok(()), fs::create_dir_all);
+    made.and_then(|()| fs::write(&path, content))
+        .map_err(|error| Failure::local(format!("{}: {error}", path.display())))
+}
+
+async fn json_lines(store: &dyn Store, file: &Path) -> Result<u64, Ended> {
+    use std::io::Write as _;
+    let failed = |error| Failure::local(format!("{}: {error}", file.display()));
+    let mut out: Box<dyn std::io::Write + Send> = if file == Path::new("-") {
+        Box::new(std::io::stdout())
+    } else {
+        Box::new(fs::File::create_new(file).map_err(failed)?)
+    };
+    let mut next = 0;
+    loop {
+        let entries = store
+            .read(LogIndex(next), MAX_PAGE)
+            .await
+            .map_err(|error| store_failure(&error))?;
+        if entries.is_empty() {
+            out.flush()?;
+            return Ok(next);
+        }
+        for stored in &entries {
+            writeln!(out, "{}", entry::to_json(stored))?;
+            next = stored.index.0 + 1;
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! `citadel log`: what was issued, to whom, and the proof of it.
+
+mod entry;
+mod export;
+mod prove;
+mod search;
+mod show;
+mod source;
+mod verify;
+
+use clap::Subcommand;
+
+use crate::exit::{Ended, Outcome};
+use crate::output::Format;
+
+/// Reads, proves and verifies the log of what a CA issued.
+///
+/// Reads the store itself, beside a running server or without one; nothing is ever written
+/// to it.
+// clap shows these comments as they are: no Markdown in them.
+#[allow(clippy::doc_markdown)]
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = crate::exit::EXIT_CODES)]
+pub(crate) struct LogArgs {
+    #[command(flatten)]
+    source: source::SourceArgs,
+
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    Search(search::SearchArgs),
+    Show(show::ShowArgs),
+    Tail(search::TailArgs),
+    Stats(show::StatsArgs),
+    Prove(prove::ProveArgs),
+    VerifyReceipt(prove::VerifyReceiptArgs),
+    Verify(verify::VerifyArgs),
+    Export(export::ExportArgs),
+}
+
+impl LogArgs {
+    pub(crate) fn run(self, format: Format) -> Result<Outcome, Ended> {
+        let source = self.source;
+        match self.what {
+            What::VerifyReceipt(args) => args.run(&source, format),
+            What::Search(args) => crate::asynchronous(args.run(&source, format)),
+            What::Show(args) => crate::asynchronous(args.run(&source, format)),
+            What::Tail(args) => crate::asynchronous(args.run(&source, format)),
+            What::Stats(args) => crate::asynchronous(args.run(&source, format)),
+            What::Prove(args) => crate::asynchronous(args.run(&source)),
+            What::Verify(args) => crate::asynchronous(args.run(&source, format)),
+            What::Export(args) => crate::asynchronous(args.run(&source, format)),
+        }
+    }
+}
