@@ -6,9 +6,14 @@
 //! the entry's own bytes ([`IndexRow::of`]), so an index can always be made again.
 
 mod error;
+mod index;
+mod postgres;
 mod query;
+mod queue;
 mod row;
+mod shared;
 mod sqlite;
+mod writer;
 
 #[cfg(test)]
 mod contract;
@@ -25,7 +30,9 @@ use std::{
 use async_trait::async_trait;
 
 pub use error::StoreError;
+pub use postgres::{PostgresOptions, PostgresStore, SslMode, UrlError};
 pub use query::{Filter, MAX_PAGE, Query};
+pub use queue::BatchOptions;
 pub use row::{CertificateRow, IndexRow, SubjectRow};
 pub use sqlite::{SqliteOptions, SqliteStore};
 

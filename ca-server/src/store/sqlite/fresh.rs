@@ -5,7 +5,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use super::queue::Append;
+use crate::store::queue::Append;
 
 /// Entries kept at most: some 10 MB.
 const CAPACITY: usize = 8192;

@@ -10,8 +10,7 @@ use std::{
 
 use tokio::sync::watch;
 
-use super::fresh::Fresh;
-use crate::store::{StoreHealth, StoreStats};
+use super::{StoreHealth, StoreStats};
 
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -23,8 +22,6 @@ pub(super) struct Shared {
     pub(super) committed: watch::Sender<u64>,
     /// Entries that the index covers.
     pub(super) indexed: watch::Sender<u64>,
-    /// What was committed and not yet fetched by the indexer.
-    pub(super) fresh: Fresh,
     pub(super) health: watch::Sender<StoreHealth>,
     counters: Counters,
 }
@@ -48,10 +45,20 @@ impl Shared {
             queued: AtomicUsize::new(0),
             committed: watch::Sender::new(size),
             indexed: watch::Sender::new(0),
-            fresh: Fresh::default(),
             health: watch::Sender::new(StoreHealth::Ready),
             counters: Counters::default(),
         }
+    }
+
+    /// The log has this many entries at least: what several tasks see never goes back.
+    pub(super) fn grown_to(&self, size: u64) {
+        self.committed.send_if_modified(|known| {
+            let grown = size > *known;
+            if grown {
+                *known = size;
+            }
+            grown
+        });
     }
 
     pub(super) fn count_commit(&self, entries: usize, took: Duration) {
