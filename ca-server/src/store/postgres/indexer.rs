@@ -173,8 +173,12 @@ impl Indexer {
     /// Takes everything out again, for this program's version.
     async fn empty(&mut self, connection: &mut PgConnection) -> Result<(), StoreError> {
         let mut transaction = connection.begin().await?;
-        // Truncating waits for readers, and lets no new ones in before it.
-        sqlx::query("TRUNCATE index_issued, index_keys, index_epochs, index_subjects")
+        // In the order in which everybody takes these locks: first the row, then the tables,
+        // in the readers' order. Truncating waits for readers, and lets no new ones in before.
+        sqlx::query("SELECT 1 FROM index_source FOR UPDATE")
+            .execute(&mut *transaction)
+            .await?;
+        sqlx::query("TRUNCATE index_epochs, index_subjects, index_issued, index_keys")
             .execute(&mut *transaction)
             .await?;
         sqlx::query(

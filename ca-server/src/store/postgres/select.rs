@@ -174,9 +174,9 @@ impl Snapshot<'_> {
     /// Size of the log, and how much of it the index covers.
     async fn extent(&mut self) -> Result<(u64, u64), StoreError> {
         // Before the snapshot is taken: a rebuild truncates these tables, which a snapshot
-        // from before it would see as empty.
+        // from before it would see as empty. In the order in which that locks them.
         let lock = sqlx::query(
-            "LOCK TABLE index_source, index_epochs, index_subjects, index_issued, index_keys \
+            "LOCK TABLE index_epochs, index_subjects, index_issued, index_keys \
              IN ACCESS SHARE MODE",
         )
         .execute(&mut *self.connection);
