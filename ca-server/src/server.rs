@@ -43,7 +43,7 @@ use crate::{
     keys::{CaKeys, KeyError},
     metrics::Metrics,
     monitor, serving, settings,
-    store::{PostgresStore, SqliteOptions, SqliteStore, Store, StoreError},
+    store::{PostgresOptions, PostgresStore, SqliteOptions, SqliteStore, Store, StoreError},
 };
 
 /// How long accepted requests may take once the shutdown has begun.
@@ -263,7 +263,7 @@ async fn open_store(config: &Config) -> Result<Arc<dyn Store>, StartError> {
     Ok(match &config.store {
         StoreLocation::Sqlite(path) => Arc::new(SqliteStore::open(SqliteOptions::new(path)).await?),
         StoreLocation::Postgres(options) => {
-            let mut options = options.clone();
+            let mut options = PostgresOptions::clone(options);
             // What is tried again has to be answered before the client is told otherwise.
             options.deadline = (config.limits.request_deadline.get() / 2)
                 .clamp(Duration::from_millis(500), Duration::from_secs(30));

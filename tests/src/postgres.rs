@@ -166,6 +166,15 @@ impl Postgres {
         name
     }
 
+    /// Writes a file that is the server's alone, as it wants its key to be.
+    pub fn give(&self, name: &str, content: &str) -> PathBuf {
+        let path = self.dir.write(name, content);
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600))
+            .expect("the file's mode");
+        own(&path);
+        path
+    }
+
     /// The file with the role's password.
     pub fn password_file(&self) -> PathBuf {
         self.dir.join("password")

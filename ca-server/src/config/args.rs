@@ -34,7 +34,7 @@ pub struct ConfigArgs {
     /// Where keys and the store are kept [default: /var/lib/citadel]
     #[arg(long, value_name = "DIR", env = "CITADEL_DATA_DIR")]
     pub data_dir: Option<PathBuf>,
-    /// Where issuances are recorded: sqlite:/PATH or `postgres://USER@HOST/DATABASE` (its
+    /// Where issuances are recorded: `sqlite:/PATH` or `postgres://USER@HOST/DATABASE` (its
     /// password comes from a file) [default: sqlite:<data dir>/citadel.db]
     #[arg(long, value_name = "URL", env = "CITADEL_STORE")]
     pub store: Option<String>,

@@ -82,7 +82,7 @@ pub enum StoreLocation {
     /// A file of `SQLite`.
     Sqlite(PathBuf),
     /// A database of PostgreSQL, which several servers may share.
-    Postgres(PostgresOptions),
+    Postgres(Box<PostgresOptions>),
 }
 
 /// The CA's own key and certificates.

@@ -59,7 +59,7 @@ pub(super) fn check(
 fn location(checker: &mut Checker<'_>, url: &str) -> Option<StoreLocation> {
     let scheme = url.split(':').next().unwrap_or_default();
     if ["postgres", "postgresql"].contains(&scheme) && url.contains(':') {
-        return options(checker, "store", url).map(StoreLocation::Postgres);
+        return options(checker, "store", url).map(|url| StoreLocation::Postgres(Box::new(url)));
     }
     let Some(path) = url.strip_prefix("sqlite:") else {
         checker.problem(
@@ -152,7 +152,7 @@ fn postgres(checker: &mut Checker<'_>, section: Postgres) -> Option<StoreLocatio
     options.root_certificate = section.root_certificate;
     options.client_certificate = section.client_certificate;
     options.client_key = section.client_key;
-    Some(StoreLocation::Postgres(options))
+    Some(StoreLocation::Postgres(Box::new(options)))
 }
 
 // === impl Store ===

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use citadel_tests::citadel::{Ca, CaBuilder};
+use citadel_tests::citadel::{Ca, CaBuilder, citadel};
 use citadel_tests::client::Admin;
 use citadel_tests::dir::TestDir;
 use citadel_tests::kubernetes::ApiServer;
@@ -221,4 +221,34 @@ async fn a_ca_whose_log_went_back_stops_and_says_why() {
     assert_eq!(refused.code(), tonic::Code::Unavailable);
     let line = scene.ca.refusals().pop().unwrap();
     assert!(line.to_string().contains("went back"), "{line}");
+}
+
+#[tokio::test]
+async fn the_bench_measures_a_schema_of_its_own_and_drops_it() {
+    let dir = TestDir::new("pg-bench");
+    let postgres = Postgres::start().await;
+    let line = format!("*:*:*:citadel:{}\n", postgres.password());
+    let passwords = postgres.dir().write("pgpass", line);
+    std::fs::set_permissions(
+        &passwords,
+        std::os::unix::fs::PermissionsExt::from_mode(0o600),
+    )
+    .unwrap();
+    let url = postgres.url();
+    let options = ["--pods", "200", "--concurrency", "4", "--duration", "1s"];
+    let args = ["bench", "issue", "--output", "json", "--path", "token"];
+    let args = [&args[..], &options, &["--store", &url]].concat();
+    let env = [("PGPASSFILE", passwords.to_str().unwrap())];
+    let patience = Duration::from_secs(180);
+    let output = citadel(&dir, args, &env, patience).await.success();
+    let rows: serde_json::Value = serde_json::from_str(&output).unwrap();
+    assert_eq!(rows[0]["store"], "postgres", "{rows}");
+    assert_eq!(rows[0]["errors"], 0, "{rows}");
+    assert!(rows[0]["certificates"].as_u64() > Some(0), "{rows}");
+    assert!(
+        rows[0]["fsync_ms"].is_null(),
+        "another machine's disk: {rows}"
+    );
+    let left = "SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'citadel%'";
+    assert_eq!(postgres.query(left).await, "0");
 }

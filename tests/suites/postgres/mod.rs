@@ -7,6 +7,7 @@ mod contract;
 mod faults;
 mod refused;
 mod replicas;
+mod tls;
 
 use std::sync::Arc;
 use std::time::Duration;

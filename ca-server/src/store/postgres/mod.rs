@@ -80,6 +80,30 @@ impl PostgresStore {
     }
 }
 
+impl PostgresStore {
+    /// Drops the schema that the options name, with the log in it: for a store that was
+    /// made to be thrown away.
+    ///
+    /// # Errors
+    /// The options name none; or what the database says.
+    pub async fn drop_schema(options: &PostgresOptions) -> Result<(), StoreError> {
+        let Some(schema) = &options.schema else {
+            return Err(StoreError::Settings("no schema is named".into()));
+        };
+        let mut connection = connect::connect(options, Role::Migration).await?;
+        // The name was checked to need no quotes.
+        let drop = sqlx::query(sqlx::AssertSqlSafe(format!(
+            "DROP SCHEMA IF EXISTS \"{schema}\" CASCADE"
+        )))
+        .execute(&mut connection);
+        timeout(options.patience(Role::Migration), drop)
+            .await
+            .map_err(|_| StoreError::Unavailable(format!("{options}: no answer")))??;
+        connect::close(connection).await;
+        Ok(())
+    }
+}
+
 #[async_trait]
 impl Store for PostgresStore {
     async fn append(&self, entries: Vec<NewEntry>) -> Result<Vec<LogIndex>, StoreError> {
