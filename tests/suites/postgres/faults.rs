@@ -8,6 +8,7 @@ use citadel_ca_server::store::StoreHealth;
 use citadel_tests::postgres::Postgres;
 
 use super::contract::{Sample, everything, fill, indexed, within_deadline};
+use super::lossy::Lossy;
 use super::{
     Filter, LogIndex, NewEntry, PostgresStore, Query, Store, StoreError, open, options, shared,
 };
@@ -305,5 +306,37 @@ async fn a_log_that_grew_over_a_lost_entry_stops_the_store() {
     .await;
     assert!(error.to_string().contains("entry 30"), "{error}");
     other.close().await;
+    store.close().await;
+}
+
+/// The server has committed, and we never hear of it: the caller is told that nothing is
+/// recorded, the record is there, and it is there once.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_lost_on_the_way_is_unavailable_and_recorded_once() {
+    let postgres = shared().await;
+    let database = postgres.database().await;
+    let way = Lossy::before(postgres.address()).await;
+    let url = postgres.url_of(&database);
+    let url = url.replace(&postgres.address().to_string(), &way.address.to_string());
+    let store = PostgresStore::open(options(postgres, &url)).await.unwrap();
+    fill(&store, 0..3).await;
+    way.lose_answers(true);
+    let error = store.append(vec![Sample(3).entry()]).await.unwrap_err();
+    assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
+    assert!(error.to_string().contains("during the commit"), "{error}");
+    assert!(!store.health().is_ready());
+    let size = postgres.query_in(&database, "SELECT size FROM head").await;
+    assert_eq!(size, "4");
+    way.lose_answers(false);
+    assert_eq!(
+        until_recorded(&store, &Sample(4).entry()).await,
+        LogIndex(4)
+    );
+    let again = store.append(vec![Sample(3).entry()]).await.unwrap_err();
+    assert!(
+        matches!(again, StoreError::DuplicateSerial { .. }),
+        "{again}"
+    );
+    check(&store, &[]).await;
     store.close().await;
 }

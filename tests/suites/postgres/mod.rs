@@ -5,6 +5,7 @@ mod ca;
 #[path = "../../../ca-server/src/store/contract.rs"]
 mod contract;
 mod faults;
+mod lossy;
 mod refused;
 mod replicas;
 mod tls;
