@@ -34,7 +34,7 @@ use crate::{
     authn::Authenticator,
     authz::Policy,
     clusters::{ClusterHandle, ClusterParts, Clusters, SharedKey},
-    config::Config,
+    config::{Config, StoreLocation},
     grpc::{
         AdminAccess, AdminApi, AgentApi, Front, FrontParts, Gate, HealthApi, IstioApi,
         MAX_BATCH_REQUEST, MAX_SINGLE_REQUEST, Refusals, WorkloadApi,
@@ -46,7 +46,7 @@ use crate::{
     monitor,
     public::{self, Public},
     serving, settings,
-    store::{SqliteOptions, SqliteStore, Store, StoreError},
+    store::{PostgresOptions, PostgresStore, SqliteOptions, SqliteStore, Store, StoreError},
 };
 
 /// How long accepted requests may take once the shutdown has begun.
@@ -296,8 +296,16 @@ async fn bind(what: &str, address: SocketAddr) -> Result<(TcpListener, SocketAdd
 }
 
 async fn open_store(config: &Config) -> Result<Arc<dyn Store>, StartError> {
-    let path = settings::sqlite_path(config);
-    Ok(Arc::new(SqliteStore::open(SqliteOptions::new(path)).await?))
+    Ok(match &config.store {
+        StoreLocation::Sqlite(path) => Arc::new(SqliteStore::open(SqliteOptions::new(path)).await?),
+        StoreLocation::Postgres(options) => {
+            let mut options = PostgresOptions::clone(options);
+            // What is tried again has to be answered before the client is told otherwise.
+            options.deadline = (config.limits.request_deadline.get() / 2)
+                .clamp(Duration::from_millis(500), Duration::from_secs(30));
+            Arc::new(PostgresStore::open(options).await?)
+        }
+    })
 }
 
 async fn connect_clusters(config: &Config, shutdown: &Shutdown) -> Result<Clusters, StartError> {

@@ -1,11 +1,7 @@
 //! From the configuration to what the parts take.
 
 use std::{
-    collections::HashSet,
-    io,
-    os::unix::fs::PermissionsExt as _,
-    path::{Path, PathBuf},
-    sync::Arc,
+    collections::HashSet, io, os::unix::fs::PermissionsExt as _, path::Path, sync::Arc,
     time::Duration,
 };
 
@@ -18,7 +14,7 @@ use crate::{
     admission::AdmissionLimits,
     authz::{Entry, EntryNodes, PolicyOptions},
     clusters::{ClusterParts, Mode},
-    config::{self, ClusterMode, Config, StoreLocation},
+    config::{self, ClusterMode, Config},
     grpc::AdminAccess,
 };
 
@@ -114,12 +110,6 @@ pub(crate) fn bundle_configmap(config: &Config) -> Option<(String, String)> {
         .bundle_configmap
         .as_ref()
         .map(|map| (map.namespace.clone(), map.name.clone()))
-}
-
-pub(crate) fn sqlite_path(config: &Config) -> PathBuf {
-    match &config.store {
-        StoreLocation::Sqlite(path) => path.clone(),
-    }
 }
 
 pub(crate) fn cluster_parts(

@@ -25,6 +25,7 @@ pub mod parts;
 pub mod peer;
 pub mod pki;
 pub mod ports;
+pub mod postgres;
 pub mod process;
 mod reactor;
 pub mod secrets;

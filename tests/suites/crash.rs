@@ -1,26 +1,18 @@
 //! `kill -9` at any instant, fifty times: what a client received is in the store, no
 //! serial was given twice, and the log has no gap.
 
-use std::collections::HashSet;
-use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use citadel_tests::citadel::{Ca, CaBuilder};
-use citadel_tests::client::{Admin, Record};
+use citadel_tests::citadel::CaBuilder;
+use citadel_tests::client::Admin;
 use citadel_tests::dir::TestDir;
 use citadel_tests::kubernetes::ApiServer;
-use citadel_tests::parts::program;
 use citadel_tests::pki::openssl;
-use citadel_tests::process::{Launch, Process};
 use citadel_tests::wait;
 
+use crate::support::{LogOf, names_in, start_load};
+
 const ROUNDS: usize = 50;
-
-/// Each asks in its own name, again and again.
-const PODS: usize = 40;
-
-/// Longer than all rounds take; the load ends with the test.
-const LOAD: &str = "10m";
 
 /// From a start to certificates that arrive: the CA's start, and new connections.
 const FLOWING: Duration = Duration::from_secs(20);
@@ -33,9 +25,9 @@ async fn what_a_client_received_is_in_the_store_after_each_of_50_kills() {
         .start()
         .await;
     let received = dir.join("received");
-    let load = start_load(&dir, &ca, &received).await;
+    let load = start_load(&dir, &ca, &ca.bundle_file(), &received, "crash").await;
     let mut dice = Dice::new();
-    let mut log = Log::default();
+    let mut log = LogOf::default();
     let mut least = usize::MAX;
     for round in 0..ROUNDS {
         // Under load for certain, and then at any instant.
@@ -78,93 +70,6 @@ async fn what_a_client_received_is_in_the_store_after_each_of_50_kills() {
         arrived.len(),
         log.size
     );
-}
-
-/// `citadel bench issue` against this CA, with as many callers as pods. It waits for a
-/// server that is away.
-async fn start_load(dir: &TestDir, ca: &Ca, received: &Path) -> Process {
-    let api = ApiServer::shared().await;
-    api.create_node("crash").await;
-    let mut tokens = String::new();
-    for number in 0..PODS {
-        let pod = format!("web-{number}");
-        api.create_workload("crash", "web", &pod, "crash").await;
-        tokens.push_str(&api.token("crash", "web", &pod).await);
-        tokens.push('\n');
-    }
-    let tokens = dir.write("tokens", tokens);
-    Launch::new("bench", program("citadel"))
-        .args([
-            "bench",
-            "issue",
-            "--path",
-            "token",
-            "--concurrency",
-            "16",
-            "--duration",
-            LOAD,
-        ])
-        .args(["--target", &ca.grpc().to_string()])
-        .args(["--target-admin", &ca.admin().to_string()])
-        .arg("--trust-bundle")
-        .arg(ca.bundle_file())
-        .arg("--tokens")
-        .arg(tokens)
-        .arg("--received")
-        .arg(received)
-        .start(dir)
-}
-
-/// The serials of the certificates that arrived, by the names of their files.
-fn names_in(received: &PathBuf) -> HashSet<String> {
-    let Ok(files) = std::fs::read_dir(received) else {
-        return HashSet::new();
-    };
-    let names = files.map(|file| {
-        file.expect("an entry")
-            .file_name()
-            .into_string()
-            .expect("hex")
-    });
-    names
-        .filter_map(|name| name.strip_suffix(".pem").map(str::to_owned))
-        .collect()
-}
-
-/// The CA's log, as far as it has been read.
-#[derive(Default)]
-struct Log {
-    size: u64,
-    serials: HashSet<String>,
-}
-
-impl Log {
-    /// Reads what is new. Panics at a gap, and at a serial that was there before.
-    async fn read_on(&mut self, admin: &Admin) {
-        let mut new: Vec<Record> = Vec::new();
-        let mut before = 0;
-        loop {
-            let page = admin.list("", 1000, before).await;
-            let Some(oldest) = page.last().map(|record| record.index) else {
-                break;
-            };
-            new.extend(page.into_iter().filter(|record| record.index >= self.size));
-            if oldest <= self.size {
-                break;
-            }
-            before = oldest;
-        }
-        new.reverse();
-        for record in new {
-            assert_eq!(record.index, self.size, "the log skips an index");
-            self.size += 1;
-            let serial = record.serial();
-            assert!(
-                self.serials.insert(serial.clone()),
-                "{serial} was given twice"
-            );
-        }
-    }
 }
 
 /// Random instants from a seed that is printed, and can be set by

@@ -30,6 +30,7 @@ mod ledger;
 mod node;
 mod operations;
 mod overload;
+mod postgres;
 mod sds_protocol;
 mod secrets;
 mod support;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use citadel_runtime::config::{ConfigError, Document};
 use clap::Parser;
 
-use super::{Config, check, file::File};
+use super::{Config, check, file::File, store::Store};
 
 /// Citadel's certificate authority: gives workloads short-lived SPIFFE identities.
 ///
@@ -42,7 +42,8 @@ pub struct ConfigArgs {
     /// Where keys and the store are kept [default: /var/lib/citadel]
     #[arg(long, value_name = "DIR", env = "CITADEL_DATA_DIR")]
     pub data_dir: Option<PathBuf>,
-    /// Where issuances are recorded [default: sqlite:<data dir>/citadel.db]
+    /// Where issuances are recorded: `sqlite:/PATH` or `postgres://USER@HOST/DATABASE` (its
+    /// password comes from a file) [default: sqlite:<data dir>/citadel.db]
     #[arg(long, value_name = "URL", env = "CITADEL_STORE")]
     pub store: Option<String>,
     /// A directory with Istio's cacerts files, in place of a CA of its own
@@ -97,7 +98,7 @@ impl ConfigArgs {
             over("data_dir", "--data-dir or CITADEL_DATA_DIR");
         }
         if let Some(store) = &self.store {
-            file.store = Some(store.clone());
+            file.store = Some(Store::Url(store.clone()));
             over("store", "--store or CITADEL_STORE");
         }
         if let Some(directory) = &self.cacerts_dir {
@@ -214,6 +215,16 @@ mod tests {
             .load()
             .unwrap();
         assert_eq!(plain.store, StoreLocation::Sqlite("/s.db".into()));
+        let postgres = args(&[
+            "--config",
+            file,
+            "--store",
+            "postgres://ca@db.example/citadel",
+        ]);
+        let StoreLocation::Postgres(options) = postgres.load().unwrap().store else {
+            panic!("another store");
+        };
+        assert_eq!(options.to_string(), "postgres://ca@db.example/citadel");
         assert_ne!(plain.digest, config.digest);
     }
 

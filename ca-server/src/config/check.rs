@@ -1,11 +1,7 @@
 //! From what stands in the file to what the server works with. All problems are collected
 //! before any is shown.
 
-use std::{
-    collections::HashSet,
-    net::SocketAddr,
-    path::{Path, PathBuf},
-};
+use std::{collections::HashSet, net::SocketAddr};
 
 use citadel_identity::{SpiffeId, TrustDomain, crypto, template};
 use citadel_runtime::{
@@ -16,11 +12,12 @@ use citadel_runtime::{
 
 use super::{
     AccountRef, Accounts, AdminConfig, AdminSubject, CaConfig, ClusterConfig, Config, ConfigError,
-    ConfigMapRef, EXTERNAL_CLUSTER, Lifetimes, Limits, LogConfig, StoreLocation,
+    ConfigMapRef, EXTERNAL_CLUSTER, Lifetimes, Limits, LogConfig,
     accounts::{is_label, is_subdomain},
     dns,
     entries::{self, Surroundings},
     file::{self, File},
+    store,
 };
 
 /// Nothing shorter is worth a signature: clocks differ by more.
@@ -42,7 +39,7 @@ pub(super) fn check(file: File, document: &Document) -> Result<Config, ConfigErr
         .public_listen
         .as_ref()
         .and_then(|listen| address(&mut checker, "public_listen", listen));
-    let store = store(&mut checker, file.store.as_deref(), &file.data_dir);
+    let store = store::check(&mut checker, file.store, &file.data_dir);
     if file.data_dir.as_os_str().is_empty() {
         checker.problem(
             "data_dir",
@@ -174,28 +171,6 @@ fn address(checker: &mut Checker<'_>, key: &str, text: &str) -> Option<SocketAdd
         parsed,
         "write address:port, such as [::]:15012 or 127.0.0.1:15012",
     )
-}
-
-fn store(checker: &mut Checker<'_>, url: Option<&str>, data_dir: &Path) -> Option<StoreLocation> {
-    let Some(url) = url else {
-        return Some(StoreLocation::Sqlite(data_dir.join("citadel.db")));
-    };
-    let fix = "write sqlite:/path/to/citadel.db";
-    let Some(path) = url.strip_prefix("sqlite:") else {
-        let scheme = url.split(':').next().unwrap_or_default();
-        checker.problem(
-            "store",
-            format_args!("there is no store of the kind `{scheme}`"),
-            fix,
-        );
-        return None;
-    };
-    let path = path.strip_prefix("//").unwrap_or(path);
-    if path.is_empty() || path.contains(['?', '#']) || path == ":memory:" {
-        checker.problem("store", format_args!("`{url}` names no file"), fix);
-        return None;
-    }
-    Some(StoreLocation::Sqlite(PathBuf::from(path)))
 }
 
 fn ca(checker: &mut Checker<'_>, ca: file::Ca) -> CaConfig {

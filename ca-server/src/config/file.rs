@@ -8,6 +8,8 @@ use serde::{
     de::{SeqAccess, Visitor},
 };
 
+use super::store::Store;
+
 /// How tokens of a cluster are checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -28,7 +30,7 @@ pub(super) struct File {
     pub(super) public_listen: Option<String>,
     pub(super) admin_socket: Option<PathBuf>,
     pub(super) data_dir: PathBuf,
-    pub(super) store: Option<String>,
+    pub(super) store: Option<Store>,
     pub(super) ca: Ca,
     pub(super) clusters: Vec<Cluster>,
     pub(super) audiences: Vec<String>,

@@ -10,6 +10,7 @@ mod check;
 mod dns;
 mod entries;
 mod file;
+mod store;
 
 use std::{net::SocketAddr, path::PathBuf};
 
@@ -22,6 +23,8 @@ pub use self::{
     args::ConfigArgs,
     file::ClusterMode,
 };
+
+use crate::store::PostgresOptions;
 
 /// The reserved name of the cluster that nodes outside Kubernetes belong to.
 pub const EXTERNAL_CLUSTER: &str = "external";
@@ -80,6 +83,8 @@ pub struct Config {
 pub enum StoreLocation {
     /// A file of `SQLite`.
     Sqlite(PathBuf),
+    /// A database of PostgreSQL, which several servers may share.
+    Postgres(Box<PostgresOptions>),
 }
 
 /// The CA's own key and certificates.

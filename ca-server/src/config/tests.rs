@@ -155,6 +155,28 @@ fn the_store_follows_the_data_directory() {
 }
 
 #[test]
+fn a_store_on_postgresql_has_a_section_of_its_own() {
+    let store = "store:\n  postgres:\n    url: postgres://ca@db.example:5433/citadel\n    \
+                 schema: citadel\n    password_file: /run/secrets/db\n    \
+                 root_certificate: /etc/db.pem\n    client_certificate: /c.pem\n    \
+                 client_key: /k.pem\n";
+    let StoreLocation::Postgres(options) = config(&format!("trust_domain: a.b\n{store}")).store
+    else {
+        panic!("another store");
+    };
+    assert_eq!(options.to_string(), "postgres://ca@db.example:5433/citadel");
+    assert_eq!(options.schema.as_deref(), Some("citadel"));
+    for (path, expected) in [
+        (options.password_file, "/run/secrets/db"),
+        (options.root_certificate, "/etc/db.pem"),
+        (options.client_certificate, "/c.pem"),
+        (options.client_key, "/k.pem"),
+    ] {
+        assert_eq!(path, Some(expected.into()));
+    }
+}
+
+#[test]
 fn each_mistake_is_named_with_its_place_and_what_to_do() {
     for (text, says) in [
         (
@@ -170,8 +192,42 @@ fn each_mistake_is_named_with_its_place_and_what_to_do() {
             "admin_listen: `localhost:1` is not an address",
         ),
         (
-            "store: postgres://db",
-            "store: there is no store of the kind `postgres`; write sqlite:",
+            "store: mysql://db",
+            "store: there is no store of the kind `mysql`; write sqlite:",
+        ),
+        (
+            "store: postgres://u@db",
+            "store: it names no database; write postgres://user@host:5432/database",
+        ),
+        (
+            "store: postgres://u:hunter2@db/x",
+            "ca.yaml:2:1: store: it holds a password, which logs and process lists would show; \
+             take it out, change it, and name a file",
+        ),
+        (
+            "store:\n  postgres:\n    url: postgres://u:hunter2@db/x",
+            "ca.yaml:4:5: store.postgres.url: it holds a password",
+        ),
+        (
+            "store: {postgres: {url: 'postgres://u@db/x?sslmode=prefer'}}",
+            "store.postgres.url: its sslmode is none of verify-full",
+        ),
+        (
+            "store: {postgres: {url: postgres://u@db/x, password: hunter2}}",
+            "store.postgres.password: is not a known key; did you mean `password_file`?",
+        ),
+        ("store: {postgres: {}}", "url"),
+        (
+            "store: {postgres: {url: postgres://u@db/x, schema: 'a;b'}}",
+            "store.postgres.schema: `a;b` is not the name of a schema; write",
+        ),
+        (
+            "store: {postgres: {url: postgres://u@db/x, client_key: /k}}",
+            "store.postgres.client_key: stands alone; give both",
+        ),
+        (
+            "store: {postgres: {url: 'postgres://u@db/x?sslmode=require', root_certificate: /r}}",
+            "store.postgres.root_certificate: has no effect, since the URL's sslmode",
         ),
         ("store: 'sqlite:'", "store: `sqlite:` names no file"),
         ("data_dir: ''", "data_dir: is empty"),

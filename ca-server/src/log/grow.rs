@@ -71,6 +71,22 @@ impl Log {
         Ok(())
     }
 
+    /// Takes over the checkpoints of the replica whose task the tree is.
+    pub(super) async fn follow(&self) -> Result<(), LogError> {
+        // Its own right edge is of no use any more.
+        self.builder.lock().await.take();
+        let Some(note) = self.store.tree().await?.checkpoint else {
+            return Ok(());
+        };
+        let signed = self.open_checkpoint(note)?;
+        let known = self.newest().map_or(0, |newest| newest.checkpoint.size);
+        if signed.checkpoint.size > known {
+            self.keep(signed.note.clone()).await?;
+            self.publish(signed);
+        }
+        Ok(())
+    }
+
     /// The tree as the store has it, held against its checkpoint, which may be another
     /// replica's.
     pub(super) async fn resumed(&self) -> Result<Builder, LogError> {

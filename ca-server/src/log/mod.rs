@@ -12,7 +12,7 @@ mod verify;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use citadel_identity::TrustDomain;
+use citadel_identity::{TrustDomain, crypto};
 use citadel_ledger::{Builder, Checkpoint, LogKey, Receipt, VerifierKey};
 use citadel_runtime::ShutdownSignal;
 use tokio::sync::{Mutex, watch};
@@ -27,6 +27,10 @@ pub use verify::{Broken, Verified, Witness, verify};
 
 /// How often the tree takes in what was recorded.
 const INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long the task of growing the tree is somebody's: another replica takes over this much
+/// and [`INTERVAL`] after its last sign of life.
+const LEASE: Duration = Duration::from_secs(3);
 
 /// What to do with a store that is older than what was seen of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +56,8 @@ pub struct Log {
     key: LogKey,
     /// Where the key and the guard file are.
     directory: PathBuf,
+    /// Names this process among the replicas.
+    holder: String,
     newest: watch::Sender<Option<Arc<Signed>>>,
     /// The tree's right edge; `None` when what it is has to be asked of the store.
     builder: Mutex<Option<Builder>>,
@@ -83,6 +89,7 @@ impl Log {
             store,
             key,
             directory,
+            holder: hex::encode(crypto::random::<8>()),
         };
         log.resumed().await?;
         log.check_history(rollback).await?;
@@ -126,7 +133,7 @@ impl Log {
                 () = shutdown.wait() => return,
                 _ = ticks.tick() => {}
             }
-            match self.grow().await {
+            match self.tick().await {
                 Ok(()) => {
                     if std::mem::take(&mut failing) {
                         tracing::info!("the log's checkpoints are up to date again");
@@ -138,6 +145,15 @@ impl Log {
                     }
                 }
             }
+        }
+    }
+
+    /// Grows the tree, or follows the replica whose task that is.
+    async fn tick(&self) -> Result<(), LogError> {
+        if self.store.lease(&self.holder, LEASE).await? {
+            self.grow().await
+        } else {
+            self.follow().await
         }
     }
 

@@ -2,7 +2,9 @@
 
 use std::{io, path::PathBuf};
 
-use sqlx::error::DatabaseError;
+use sqlx::postgres::PgDatabaseError;
+
+use super::{postgres, sqlite};
 
 /// Why a store could not do what it was asked.
 ///
@@ -20,9 +22,9 @@ pub enum StoreError {
     /// The disk is full. Appending works again once there is room.
     #[error("the store's disk is full: {0}")]
     Full(String),
-    /// Another process holds SQLite's write lock (a shell with an open transaction, a
-    /// backup tool). Appending works again once it lets go.
-    #[error("the store is locked by another process: {0}")]
+    /// Somebody else holds a lock that the store needs (a shell with an open transaction,
+    /// a backup tool). Appending works again once it is let go.
+    #[error("the store is locked by somebody else: {0}")]
     Busy(String),
     /// Another writer has this store open.
     #[error(
@@ -76,6 +78,26 @@ pub enum StoreError {
         /// Newest version that this program knows.
         known: i64,
     },
+    /// The log is behind what this process saw of it, or another one: an older copy was
+    /// restored, or the database failed over to a standby that had not received all.
+    /// The store stops for good: whoever operates it has to judge what is missing.
+    #[error(
+        "the store went back: {0}; certificates whose records are missing may be in use. \
+         Restore the lost entries, or restart the server to go on with this log as it is"
+    )]
+    WentBack(String),
+    /// The database server is older than what the store works with.
+    #[error("the database server has version {found}, the store needs {wanted} or later")]
+    OldServer {
+        /// Its version.
+        found: String,
+        /// The least version.
+        wanted: &'static str,
+    },
+    /// The settings of the store contradict themselves, or a file that they name can't be
+    /// read.
+    #[error("the store's settings: {0}")]
+    Settings(String),
     /// The database reads back a setting under which a commit would not be durable.
     #[error("the store would not be durable: {setting} reads back {found}, not {wanted}")]
     NotDurable {
@@ -126,50 +148,21 @@ impl StoreError {
     }
 }
 
-/// SQLite's primary result codes that we tell apart (<https://sqlite.org/rescode.html>).
-mod code {
-    pub(super) const BUSY: i32 = 5;
-    pub(super) const LOCKED: i32 = 6;
-    pub(super) const IOERR: i32 = 10;
-    pub(super) const CORRUPT: i32 = 11;
-    pub(super) const FULL: i32 = 13;
-    pub(super) const NOTADB: i32 = 26;
-    pub(super) const CONSTRAINT_UNIQUE: i32 = 2067;
-}
-
-fn extended_code(error: &sqlx::Error) -> Option<i32> {
-    error
-        .as_database_error()
-        .and_then(DatabaseError::code)?
-        .parse()
-        .ok()
-}
-
-/// True when a UNIQUE constraint other than the primary key was violated: a serial.
-pub(super) fn is_duplicate_serial(error: &sqlx::Error) -> bool {
-    extended_code(error) == Some(code::CONSTRAINT_UNIQUE)
-}
-
-/// True when the connection must not be trusted any longer: the operating system failed
-/// a read, a write or an fsync under it, or it is gone.
-pub(super) fn breaks_connection(error: &sqlx::Error) -> bool {
-    extended_code(error).is_none_or(|code| code & 0xff == code::IOERR)
-}
-
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
-        let Some(code) = extended_code(&error) else {
-            return match error {
-                sqlx::Error::PoolClosed => Self::Closed,
-                other => Self::Unavailable(other.to_string()),
-            };
-        };
-        let message = error.to_string();
-        match code & 0xff {
-            code::BUSY | code::LOCKED => Self::Busy(message),
-            code::FULL => Self::Full(message),
-            code::CORRUPT | code::NOTADB => Self::Corrupt(message),
-            _ => Self::Unavailable(message),
+        match error {
+            sqlx::Error::PoolClosed => Self::Closed,
+            // Of a pool's hook, which may only fail with an error of sqlx's.
+            sqlx::Error::Configuration(inner) if inner.is::<Self>() => inner
+                .downcast::<Self>()
+                .map_or_else(|inner| Self::Unavailable(inner.to_string()), |own| *own),
+            sqlx::Error::Database(inner) => {
+                if let Some(of_postgres) = inner.try_downcast_ref::<PgDatabaseError>() {
+                    return postgres::errors::of_database(of_postgres);
+                }
+                sqlite::errors::of_database(&*inner)
+            }
+            other => Self::Unavailable(other.to_string()),
         }
     }
 }

@@ -6,10 +6,15 @@
 //! the entry's own bytes ([`IndexRow::of`]), so an index can always be made again.
 
 mod error;
+mod index;
+mod postgres;
 mod query;
+mod queue;
 mod row;
+mod shared;
 mod sqlite;
 mod tree;
+mod writer;
 
 #[cfg(test)]
 pub(crate) mod contract;
@@ -24,10 +29,12 @@ use std::{
 };
 
 use async_trait::async_trait;
-use citadel_ledger::{Hash, Tile};
+use citadel_ledger::{Hash, Tile, leaf_hash};
 
 pub use error::StoreError;
+pub use postgres::{PostgresOptions, PostgresStore, SslMode, UrlError};
 pub use query::{Filter, MAX_PAGE, Query};
+pub use queue::BatchOptions;
 pub use row::{CertificateRow, IndexRow, SubjectRow};
 pub use sqlite::{SqliteOptions, SqliteStore};
 pub use tree::{Growth, TreeState};
@@ -87,7 +94,13 @@ pub trait Store: Send + Sync {
     async fn log_id(&self) -> Result<Vec<u8>, StoreError>;
 
     /// The leaf hashes of up to `limit` entries from this index upwards, without a gap.
-    async fn leaves(&self, from: LogIndex, limit: usize) -> Result<Vec<Hash>, StoreError>;
+    async fn leaves(&self, from: LogIndex, limit: usize) -> Result<Vec<Hash>, StoreError> {
+        let entries = self.read(from, limit.min(MAX_PAGE)).await?;
+        Ok(entries
+            .iter()
+            .map(|entry| leaf_hash(&entry.bytes))
+            .collect())
+    }
 
     /// How far the tree reaches.
     async fn tree(&self) -> Result<TreeState, StoreError>;
@@ -99,6 +112,10 @@ pub trait Store: Send + Sync {
     /// Lets the tree grow by one step, durably, all of it or nothing. Another one was
     /// faster where it is [`StoreError::TreeMoved`].
     async fn integrate(&self, growth: Growth) -> Result<(), StoreError>;
+
+    /// Takes the task of growing the tree for this time, or goes on having it; false while
+    /// another holder has it. It saves work: what keeps steps apart is [`Self::integrate`].
+    async fn lease(&self, holder: &str, time: Duration) -> Result<bool, StoreError>;
 
     /// Whether an append would work now, as of the last write.
     fn health(&self) -> StoreHealth;

@@ -1,6 +1,6 @@
 //! Questions to the log.
 
-use super::{IndexRow, LogIndex};
+use super::{IndexRow, LogIndex, StoredEntry};
 
 /// Entries that one answer holds at most.
 pub const MAX_PAGE: usize = 1000;
@@ -75,6 +75,15 @@ impl Query {
     /// The page's size within its limits.
     pub fn page(&self) -> usize {
         self.limit.clamp(1, MAX_PAGE)
+    }
+
+    /// The page where only this entry can be on it.
+    pub(super) fn alone(&self, entry: Option<StoredEntry>) -> Vec<StoredEntry> {
+        entry
+            .into_iter()
+            .filter(|entry| self.before.is_none_or(|before| entry.index < before))
+            .filter(|entry| self.filter.matches(&IndexRow::of(&entry.bytes)))
+            .collect()
     }
 }
 

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use citadel_ca_server::store::{PostgresOptions, UrlError};
 use serde::Serialize;
 
 use crate::duration::parse_duration;
@@ -22,7 +23,10 @@ pub(crate) struct IssueArgs {
     #[arg(long = "path", value_name = "PATH", value_enum)]
     pub(crate) paths: Vec<Path>,
 
-    /// The store of the server that is started: `sqlite` or a URL; repeatable.
+    /// The store of the server that is started: sqlite, or postgres://USER@HOST/DATABASE;
+    /// repeatable. Of a database each run makes a schema citadel_bench_…, and drops it at the
+    /// end: the role has to have the right CREATE on the database. The password comes from
+    /// PGPASSFILE or PGPASSWORD, never from the URL.
     #[arg(long = "store", value_name = "STORE", default_value = "sqlite")]
     pub(crate) stores: Vec<Store>,
 
@@ -110,6 +114,8 @@ impl Path {
 pub(crate) enum Store {
     /// A fresh file in the server's folder.
     Sqlite,
+    /// A fresh schema in this database.
+    Postgres(String),
 }
 
 impl std::str::FromStr for Store {
@@ -123,10 +129,17 @@ impl std::str::FromStr for Store {
                      and choose the disk with --dir"
                     .into(),
             ),
-            Some(("postgres" | "postgresql", _)) => {
-                Err("this release has no PostgreSQL store yet: use sqlite".into())
-            }
-            _ => Err("the stores are sqlite and (not in this release) postgres://…".into()),
+            // The URL is not repeated: it may hold a password.
+            Some(("postgres" | "postgresql", _)) => match PostgresOptions::from_url(text) {
+                Ok(_) => Ok(Self::Postgres(text.to_owned())),
+                Err(UrlError::Password) => Err(
+                    "the URL holds a password: take it out, and give it in PGPASSFILE or \
+                     PGPASSWORD"
+                        .into(),
+                ),
+                Err(error) => Err(format!("the URL can't be used: {error}")),
+            },
+            _ => Err("the stores are sqlite and postgres://USER@HOST/DATABASE".into()),
         }
     }
 }
@@ -135,6 +148,7 @@ impl Store {
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Sqlite => "sqlite",
+            Self::Postgres(_) => "postgres",
         }
     }
 }
@@ -216,13 +230,16 @@ mod tests {
     #[test]
     fn stores_that_do_not_exist_are_refused_with_a_reason() {
         for (store, reason) in [
-            ("postgres://localhost/x", "no PostgreSQL store yet"),
+            ("postgres://u:hunter2@localhost/x", "PGPASSFILE"),
+            ("postgres://localhost", "names no database"),
             ("sqlite:/x/y.db", "--dir"),
             ("mysql://x", "the stores are"),
         ] {
             let error = parse(&["--store", store]).unwrap_err().to_string();
             assert!(error.contains(reason), "{error}");
         }
+        let args = parse(&["--store", "postgres://u@localhost/x"]).unwrap();
+        assert_eq!(args.stores[0].name(), "postgres");
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! `citadel bench issue`, step by step: prepare the load, start or find the server,
 //! run each path, report.
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use citadel_identity::TrustDomain;
@@ -15,6 +15,7 @@ use time::OffsetDateTime;
 use tokio::time::Instant;
 
 use super::args::{IssueArgs, Path, Store};
+use super::database::Database;
 use super::floor::Floor;
 use super::load::{Lane, Load};
 use super::material::{self, PodRef};
@@ -45,6 +46,7 @@ pub(crate) fn run(args: &IssueArgs, format: Format) -> Result<Outcome, Ended> {
             args,
             floor: Floor::new(&key)?,
             key,
+            databases: Mutex::default(),
         };
         let measured = async {
             match &args.target {
@@ -53,10 +55,14 @@ pub(crate) fn run(args: &IssueArgs, format: Format) -> Result<Outcome, Ended> {
             }
         };
         // What is given up here ends its server and removes its folder.
-        tokio::select! {
-            rows = measured => Ok(rows?),
-            () = interrupted() => Err(Failure::local("interrupted: nothing is reported").into()),
-        }
+        let rows = tokio::select! {
+            rows = measured => rows,
+            () = interrupted() => Err(Failure::local("interrupted: nothing is reported")),
+        };
+        let dropped = bench.drop_databases().await;
+        let rows = rows?;
+        dropped?;
+        Ok::<_, Ended>(rows)
     })?;
     match format {
         Format::Json => output::json(&rows)?,
@@ -71,6 +77,8 @@ struct Bench<'a> {
     /// Signs the tokens of a server that is started.
     key: RsaKey,
     floor: Floor,
+    /// What was made and has to go again, whatever becomes of the run.
+    databases: Mutex<Vec<Database>>,
 }
 
 /// What one run needs of its server.
@@ -83,6 +91,25 @@ struct Run {
 }
 
 impl Bench<'_> {
+    fn remember(&self, database: Database) {
+        self.databases().push(database);
+    }
+
+    fn databases(&self) -> MutexGuard<'_, Vec<Database>> {
+        self.databases
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes away all that is left, once nobody uses it.
+    async fn drop_databases(&self) -> Result<(), Failure> {
+        let left = std::mem::take(&mut *self.databases());
+        for database in left {
+            database.drop().await?;
+        }
+        Ok(())
+    }
+
     async fn against_own_servers(&self) -> Result<Vec<Row>, Failure> {
         let binary = server::binary(self.args.server_binary.as_deref())?;
         let population = Population::new(self.args.pods as usize);
@@ -110,16 +137,25 @@ impl Bench<'_> {
                 ));
                 let kubeconfig = place.path().join("kubeconfig");
                 standin.write_kubeconfig(&kubeconfig)?;
-                let fsync = measure::fdatasync(place.path()).map_err(|error| {
+                let database = Database::new(store);
+                // Another machine's disk can't be measured from here.
+                let local = database
+                    .is_local()
+                    .then(|| measure::fdatasync(place.path()));
+                let fsync = local.transpose().map_err(|error| {
                     Failure::local(format!("can't measure {}: {error}", place.path().display()))
                 })?;
-                let mut server = Server::start(&binary, place.path(), &kubeconfig).await?;
+                let setting = database.setting(&place.path().join("data"));
+                self.remember(database);
+                let mut server =
+                    Server::start(&binary, place.path(), &kubeconfig, &setting).await?;
                 let row = self
                     .one_run(path, store, fsync, &server, &cluster, &token_calls)
                     .await;
                 let ended = server.has_ended();
                 let log = server.log_tail();
                 server.stop().await;
+                self.drop_databases().await?;
                 match row {
                     Ok(row) if !ended => rows.push(row),
                     Ok(_) => {
@@ -139,7 +175,7 @@ impl Bench<'_> {
         &self,
         path: Path,
         store: &Store,
-        fsync: Duration,
+        fsync: Option<Duration>,
         server: &Server,
         cluster: &AgentPlan<'_>,
         token_calls: &Arc<[Call]>,
@@ -162,7 +198,7 @@ impl Bench<'_> {
             store: store.name(),
             lanes,
             bundles,
-            fsync: Some(fsync),
+            fsync,
         };
         self.measure(run, async || server.usage().ok()).await
     }

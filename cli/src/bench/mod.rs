@@ -1,6 +1,7 @@
 //! `citadel bench`: measures a CA under load.
 
 mod args;
+mod database;
 mod floor;
 mod http_get;
 mod issue;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use nix::unistd::Pid;
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 use tokio::time::Instant;
@@ -129,6 +129,7 @@ impl Server {
         binary: &Path,
         folder: &Path,
         kubeconfig: &Path,
+        store: &Value,
     ) -> Result<Self, Failure> {
         let local = |what: &str, error: &dyn std::fmt::Display| {
             Failure::local(format!("can't {what}: {error}"))
@@ -146,7 +147,7 @@ impl Server {
             "listen": grpc,
             "admin_listen": admin,
             "data_dir": data,
-            "store": format!("sqlite:{}", data.join("citadel.db").display()),
+            "store": store,
             "clusters": [{ "name": "bench", "kubeconfig": kubeconfig }],
         });
         fs::write(&config, text.to_string())

@@ -2,5 +2,5 @@
 //! and each defect with its reason.
 
 mod accepted;
-mod made;
+pub(crate) mod made;
 mod refused;

@@ -2,12 +2,14 @@
 //! on it, and what each refusal has to look like.
 
 mod istio;
+mod load;
 mod metrics;
 mod refused;
 mod scene;
 mod svid;
 
 pub(crate) use istio::{certificate_request, roots_of, with_metadata};
+pub(crate) use load::{LogOf, names_in, start_load};
 pub(crate) use metrics::{metric, series};
 pub(crate) use refused::shows_refusal;
 pub(crate) use scene::{AgentClient, Scene, Workload};

@@ -1,29 +1,26 @@
 //! Derives the index from the log, outside the commits, in large sorted runs.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use sqlx::{Connection, SqliteConnection, SqlitePool};
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{mpsc, watch},
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    IndexerHandle, SqliteOptions, connect,
+    SqliteOptions, connect,
+    fresh::Fresh,
     index_file::IndexFile,
     insert::{Inserts, MAX_ROWS},
-    shared::Shared,
-    subjects::{Key, Subjects},
+    subjects::Subjects,
 };
-use crate::store::{IndexRow, StoreError, SubjectRow};
-
-/// Log entries of one epoch, as a shift: 65,536. See `migrations/sqlite/index`.
-const EPOCH_BITS: u32 = 16;
+use crate::store::{
+    IndexRow, StoreError,
+    index::{Bounds, IndexerOrders, Rebuild, Run, SubjectIds},
+    shared::Shared,
+};
 
 /// How often to look for new entries while a run fills.
 const LOOK_IN: Duration = Duration::from_millis(20);
@@ -31,33 +28,20 @@ const LOOK_IN: Duration = Duration::from_millis(20);
 /// How long to leave a failing index alone.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// The epoch of a log index.
-pub(super) fn epoch(index: u64) -> i64 {
-    (index >> EPOCH_BITS).cast_signed()
-}
-
-/// The column that finds a key: the first 8 bytes of its SHA-256.
-pub(super) fn key_column(spki_sha256: &[u8]) -> i64 {
-    let mut first = [0; 8];
-    for (to, from) in first.iter_mut().zip(spki_sha256) {
-        *to = *from;
-    }
-    i64::from_be_bytes(first)
-}
-
-/// Asks for a rebuild; answered when the index is empty, before it fills again.
-pub(super) type Rebuild = oneshot::Sender<()>;
-
 /// Starts the indexer's task.
 pub(super) fn spawn(
     file: IndexFile,
     options: &SqliteOptions,
     log: &SqlitePool,
     shared: &Arc<Shared>,
-    rebuilds: mpsc::Receiver<Rebuild>,
-) -> IndexerHandle {
-    let stop = CancellationToken::new();
-    let stopped = CancellationToken::new();
+    fresh: Arc<Fresh<Vec<u8>>>,
+    orders: IndexerOrders,
+) {
+    let IndexerOrders {
+        rebuilds,
+        stop,
+        stopped,
+    } = orders;
     shared.indexed.send_replace(file.indexed);
     let indexer = Indexer {
         connection: file.connection,
@@ -68,7 +52,9 @@ pub(super) fn spawn(
         run: Run::default(),
         committed: shared.committed.subscribe(),
         shared: Arc::clone(shared),
+        fresh,
         rebuilds,
+        ids: SubjectIds::default(),
         subjects: Subjects::new(),
         issued: Inserts::new(
             "issued",
@@ -77,13 +63,10 @@ pub(super) fn spawn(
         ),
         keys: Inserts::new("keys", &["epoch", "spki", "idx"], ""),
     };
-    let guard = stopped.clone().drop_guard();
-    let task_stop = stop.clone();
     tokio::spawn(async move {
-        indexer.live(task_stop).await;
-        drop(guard);
+        indexer.live(stop).await;
+        drop(stopped);
     });
-    IndexerHandle { stop, stopped }
 }
 
 struct Indexer {
@@ -97,38 +80,12 @@ struct Indexer {
     run: Run,
     committed: watch::Receiver<u64>,
     shared: Arc<Shared>,
+    fresh: Arc<Fresh<Vec<u8>>>,
     rebuilds: mpsc::Receiver<Rebuild>,
+    ids: SubjectIds,
     subjects: Subjects,
     issued: Inserts,
     keys: Inserts,
-}
-
-/// What one run of entries adds to the index.
-#[derive(Default)]
-struct Run {
-    /// (epoch, subject, index, not before, not after)
-    issued: Vec<(i64, Subject, i64, i64, i64)>,
-    /// (epoch, first bytes of the key's hash, index)
-    keys: Vec<(i64, i64, i64)>,
-    epochs: BTreeMap<i64, Bounds>,
-    /// Subjects whose id is not in memory.
-    unknown: HashMap<Key, SubjectRow>,
-}
-
-/// A subject by its id where it is in memory. Which one is fixed when the entry is
-/// read: the ids in memory may be dropped before it is written.
-#[derive(Clone, Copy)]
-enum Subject {
-    Known(i64),
-    Unknown(Key),
-}
-
-#[derive(Clone, Copy)]
-struct Bounds {
-    min_time_ms: i64,
-    max_time_ms: i64,
-    /// Least `not_before`, least and greatest `not_after`.
-    validity: Option<(i64, i64, i64)>,
 }
 
 enum Work {
@@ -176,7 +133,7 @@ impl Indexer {
 
     /// Forgets what is in memory, and goes on from what the index holds.
     fn begin_again(&mut self) {
-        self.subjects.clear();
+        self.ids.clear();
         self.run = Run::default();
         self.next = *self.shared.indexed.borrow();
     }
@@ -229,7 +186,7 @@ impl Indexer {
     /// and what precedes that from the log.
     async fn collect(&mut self, full: u64) -> Result<(), StoreError> {
         let committed = *self.committed.borrow_and_update();
-        let (fresh, from_log) = match self.shared.fresh.take(self.next, usize::MAX) {
+        let (fresh, from_log) = match self.fresh.take(self.next, usize::MAX) {
             Ok(fresh) if fresh.is_empty() => (fresh, committed),
             Ok(fresh) => (fresh, self.next),
             Err(first) => (Vec::new(), first.min(committed)),
@@ -258,34 +215,24 @@ impl Indexer {
     /// Adds the entry if it is the next one.
     fn add(&mut self, index: u64, bytes: &[u8]) {
         if index == self.next {
-            self.run.add(index, IndexRow::of(bytes), &self.subjects);
+            self.run.add(index, IndexRow::of(bytes), &self.ids);
             self.next += 1;
         }
     }
 
-    async fn write(&mut self, run: Run, indexed: u64) -> Result<(), StoreError> {
+    async fn write(&mut self, mut run: Run, indexed: u64) -> Result<(), StoreError> {
         let Self {
             connection,
+            ids,
             subjects,
             issued,
             keys,
             ..
         } = self;
         let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
-        let unknown: Vec<_> = run.unknown.into_iter().collect();
-        subjects.resolve(&mut transaction, &unknown).await?;
-        let mut rows = Vec::with_capacity(run.issued.len());
-        for (epoch, subject, index, not_before, not_after) in run.issued {
-            let subject = match subject {
-                Subject::Known(id) => Some(id),
-                Subject::Unknown(key) => subjects.id(&key),
-            };
-            let subject =
-                subject.ok_or_else(|| StoreError::Corrupt("a subject was not inserted".into()))?;
-            rows.push((epoch, subject, index, not_before, not_after));
-        }
-        rows.sort_unstable();
-        for chunk in rows.chunks(MAX_ROWS) {
+        let unknown = run.take_unknown();
+        subjects.resolve(&mut transaction, ids, &unknown).await?;
+        for chunk in run.issued(ids)?.chunks(MAX_ROWS) {
             let mut insert = issued.rows(chunk.len());
             for (epoch, subject, index, not_before, not_after) in chunk {
                 insert = insert
@@ -297,8 +244,7 @@ impl Indexer {
             }
             insert.execute(&mut *transaction).await?;
         }
-        let mut rows = run.keys;
-        rows.sort_unstable();
+        let (rows, epochs) = run.into_keys_and_epochs();
         for chunk in rows.chunks(MAX_ROWS) {
             let mut insert = keys.rows(chunk.len());
             for (epoch, key, index) in chunk {
@@ -306,8 +252,8 @@ impl Indexer {
             }
             insert.execute(&mut *transaction).await?;
         }
-        for (epoch, bounds) in run.epochs {
-            bounds.write(epoch, &mut transaction).await?;
+        for (epoch, bounds) in epochs {
+            write_bounds(epoch, bounds, &mut transaction).await?;
         }
         sqlx::query("UPDATE source SET indexed = ?")
             .bind(indexed.cast_signed())
@@ -318,73 +264,29 @@ impl Indexer {
     }
 }
 
-// === impl Run ===
-
-impl Run {
-    fn add(&mut self, index: u64, row: IndexRow, known: &Subjects) {
-        let epoch = epoch(index);
-        let index = index.cast_signed();
-        let mut validity = None;
-        if let Some(certificate) = row.certificate {
-            let key = known.key(&certificate.subject);
-            let subject = known.id(&key).map_or(Subject::Unknown(key), Subject::Known);
-            if matches!(subject, Subject::Unknown(_)) {
-                self.unknown.entry(key).or_insert(certificate.subject);
-            }
-            let (not_before, not_after) = (certificate.not_before, certificate.not_after);
-            self.issued
-                .push((epoch, subject, index, not_before, not_after));
-            self.keys
-                .push((epoch, key_column(&certificate.spki_sha256), index));
-            validity = Some((not_before, not_after, not_after));
-        }
-        let bounds = Bounds {
-            min_time_ms: row.time_ms,
-            max_time_ms: row.time_ms,
-            validity,
-        };
-        self.epochs
-            .entry(epoch)
-            .and_modify(|known| *known = known.with(bounds))
-            .or_insert(bounds);
-    }
-}
-
-// === impl Bounds ===
-
-impl Bounds {
-    fn with(self, other: Self) -> Self {
-        let validity = match (self.validity, other.validity) {
-            (Some(a), Some(b)) => Some((a.0.min(b.0), a.1.min(b.1), a.2.max(b.2))),
-            (a, b) => a.or(b),
-        };
-        Self {
-            min_time_ms: self.min_time_ms.min(other.min_time_ms),
-            max_time_ms: self.max_time_ms.max(other.max_time_ms),
-            validity,
-        }
-    }
-
-    async fn write(self, epoch: i64, connection: &mut SqliteConnection) -> Result<(), StoreError> {
-        sqlx::query(
-            "INSERT INTO epochs (epoch, min_time_ms, max_time_ms, \
-                                 min_not_before, min_not_after, max_not_after) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6) \
-             ON CONFLICT (epoch) DO UPDATE SET \
-               min_time_ms = min(min_time_ms, ?2), \
-               max_time_ms = max(max_time_ms, ?3), \
-               min_not_before = min(ifnull(min_not_before, ?4), ifnull(?4, min_not_before)), \
-               min_not_after = min(ifnull(min_not_after, ?5), ifnull(?5, min_not_after)), \
-               max_not_after = max(ifnull(max_not_after, ?6), ifnull(?6, max_not_after))",
-        )
-        .bind(epoch)
-        .bind(self.min_time_ms)
-        .bind(self.max_time_ms)
-        .bind(self.validity.map(|validity| validity.0))
-        .bind(self.validity.map(|validity| validity.1))
-        .bind(self.validity.map(|validity| validity.2))
-        .execute(connection)
-        .await?;
-        Ok(())
-    }
+async fn write_bounds(
+    epoch: i64,
+    bounds: Bounds,
+    connection: &mut SqliteConnection,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "INSERT INTO epochs (epoch, min_time_ms, max_time_ms, \
+                             min_not_before, min_not_after, max_not_after) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6) \
+         ON CONFLICT (epoch) DO UPDATE SET \
+           min_time_ms = min(min_time_ms, ?2), \
+           max_time_ms = max(max_time_ms, ?3), \
+           min_not_before = min(ifnull(min_not_before, ?4), ifnull(?4, min_not_before)), \
+           min_not_after = min(ifnull(min_not_after, ?5), ifnull(?5, min_not_after)), \
+           max_not_after = max(ifnull(max_not_after, ?6), ifnull(?6, max_not_after))",
+    )
+    .bind(epoch)
+    .bind(bounds.min_time_ms)
+    .bind(bounds.max_time_ms)
+    .bind(bounds.validity.map(|validity| validity.0))
+    .bind(bounds.validity.map(|validity| validity.1))
+    .bind(bounds.validity.map(|validity| validity.2))
+    .execute(connection)
+    .await?;
+    Ok(())
 }

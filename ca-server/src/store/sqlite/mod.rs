@@ -6,18 +6,17 @@
 //! rebuild it, its own commits need no fsync.
 
 mod connect;
+pub(super) mod errors;
 mod files;
 mod fresh;
 mod index_file;
 mod indexer;
 mod insert;
-mod queue;
 mod select;
-mod shared;
 mod subjects;
+mod tree;
 #[cfg(test)]
 mod tests;
-mod tree;
 mod writer;
 
 use std::{
@@ -29,20 +28,12 @@ use std::{
 use async_trait::async_trait;
 use citadel_ledger::{Hash, Tile, leaf_hash};
 use sqlx::{SqliteConnection, sqlite::SqliteSynchronous};
-use tokio::sync::{mpsc, oneshot};
-use tokio_util::sync::CancellationToken;
 
-use self::{
-    files::WriterLock,
-    indexer::Rebuild,
-    queue::{Append, Command},
-    select::Reader,
-    shared::Shared,
-    writer::Writer,
-};
+use self::{files::WriterLock, fresh::Fresh, select::Reader, writer::SqliteLog};
 use super::{
-    Announcement, Growth, LogIndex, MAX_APPEND, MAX_PAGE, NewEntry, Query, Store, StoreError,
-    StoreHealth, StoreStats, StoredEntry, TreeState, within,
+    Announcement, BatchOptions, Growth, LogIndex, MAX_PAGE, NewEntry, Query, Store, StoreError,
+    StoreHealth, StoreStats, StoredEntry, TreeState, index::IndexerHandle, queue::Commands, shared::Shared,
+    writer::Writer,
 };
 
 /// Where the database is, and how the writer batches. The defaults suit.
@@ -50,16 +41,8 @@ use super::{
 pub struct SqliteOptions {
     /// The log's database; its directory is made if it is missing.
     pub path: PathBuf,
-    /// Entries of one commit at most (up to 512).
-    pub batch_entries: usize,
-    /// Bytes of one commit's entries at most; one append may exceed it.
-    pub batch_bytes: usize,
-    /// Entries that may wait for a commit; more are refused as overload.
-    pub queue_entries: usize,
-    /// How long a commit waits at most for appends that were announced. Zero: never.
-    pub max_wait: Duration,
-    /// A batch of this many entries does not wait for more.
-    pub enough_entries: usize,
+    /// How the writer batches.
+    pub batch: BatchOptions,
     /// How long to wait for another process's lock.
     pub busy_timeout: Duration,
     /// Entries that the indexer takes in one transaction at most.
@@ -80,18 +63,17 @@ pub struct SqliteStore {
 
 #[derive(Debug)]
 struct WriterHandle {
-    commands: mpsc::UnboundedSender<Command>,
-    rebuild: mpsc::Sender<Rebuild>,
-    queue_entries: usize,
+    commands: Commands,
     indexer: IndexerHandle,
+    /// Leaf hashes that the writer passed on.
+    leaves: Arc<Fresh<Hash>>,
 }
 
-/// Stops the indexer when it is dropped.
-#[derive(Debug)]
-struct IndexerHandle {
-    stop: CancellationToken,
-    stopped: CancellationToken,
-}
+/// Some 10 MB.
+const FRESH_ENTRIES: usize = 8192;
+
+/// Some 2 MB: what a busy server issues in several seconds.
+const FRESH_LEAVES: usize = 65_536;
 
 // === impl SqliteOptions ===
 
@@ -100,11 +82,7 @@ impl SqliteOptions {
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self {
             path: path.into(),
-            batch_entries: MAX_APPEND,
-            batch_bytes: 4 << 20,
-            queue_entries: 8192,
-            max_wait: Duration::from_millis(2),
-            enough_entries: 32,
+            batch: BatchOptions::default(),
             busy_timeout: Duration::from_secs(2),
             index_run: 8192,
             index_delay: Duration::from_secs(1),
@@ -138,21 +116,30 @@ impl SqliteStore {
         let index = index_file::open(&index_path, &options, &log_id, size).await?;
         let index_readers = connect::readers(&index_path, &options);
 
-        let (rebuild, rebuilds) = mpsc::channel(1);
-        let indexer = indexer::spawn(index, &options, &log, &shared, rebuilds);
-        let (commands, inbox) = mpsc::unbounded_channel();
-        let queue_entries = options.queue_entries;
-        let writer = Writer::new(options, connection, size, inbox, Arc::clone(&shared), lock);
-        tokio::spawn(writer.run());
+        let (indexer, orders) = IndexerHandle::new();
+        let fresh = Arc::new(Fresh::new(FRESH_ENTRIES));
+        let leaves = Arc::new(Fresh::new(FRESH_LEAVES));
+        indexer::spawn(index, &options, &log, &shared, Arc::clone(&fresh), orders);
+        let (commands, inbox) = Commands::new(&options.batch);
+        let batch = options.batch.clone();
+        let log_of_writer = SqliteLog::new(
+            options,
+            connection,
+            size,
+            Arc::clone(&shared),
+            fresh,
+            Arc::clone(&leaves),
+            lock,
+        );
+        tokio::spawn(Writer::new(log_of_writer, &batch, inbox, Arc::clone(&shared)).run());
 
         Ok(Self {
             shared,
             reader: Reader::new(log, Some(index_readers)),
             writer: Some(WriterHandle {
                 commands,
-                rebuild,
-                queue_entries,
                 indexer,
+                leaves,
             }),
         })
     }
@@ -187,25 +174,7 @@ impl SqliteStore {
 #[async_trait]
 impl Store for SqliteStore {
     async fn append(&self, entries: Vec<NewEntry>) -> Result<Vec<LogIndex>, StoreError> {
-        let writer = self.writer()?;
-        within(
-            "the number of entries of one append",
-            entries.len(),
-            MAX_APPEND,
-        )?;
-        entries.iter().try_for_each(NewEntry::check)?;
-        let count = entries.len() as u64;
-        if count == 0 {
-            return Ok(Vec::new());
-        }
-        let (reply, answer) = oneshot::channel();
-        let append = Append::new(entries, writer.queue_entries, &self.shared, reply)?;
-        writer
-            .commands
-            .send(Command::Append(append))
-            .map_err(|_| StoreError::Closed)?;
-        let first = answer.await.map_err(|_| StoreError::Closed)??;
-        Ok((first..first + count).map(LogIndex).collect())
+        self.writer()?.commands.append(entries, &self.shared).await
     }
 
     fn announce(&self) -> Announcement {
@@ -233,38 +202,14 @@ impl Store for SqliteStore {
         issuer_key_id: &[u8],
         replaces: Option<&[u8]>,
     ) -> Result<(), StoreError> {
-        let (reply, answer) = oneshot::channel();
-        let command = Command::BindIssuer {
-            key_id: issuer_key_id.to_vec(),
-            replaces: replaces.map(<[u8]>::to_vec),
-            reply,
-        };
-        self.writer()?
-            .commands
-            .send(command)
-            .map_err(|_| StoreError::Closed)?;
-        answer.await.map_err(|_| StoreError::Closed)?
+        let commands = &self.writer()?.commands;
+        commands.bind_issuer(issuer_key_id, replaces).await
     }
 
     async fn reindex(&self) -> Result<(), StoreError> {
         let writer = self.writer()?;
         let size = self.size().await?;
-        let (reply, emptied) = oneshot::channel();
-        writer
-            .rebuild
-            .send(reply)
-            .await
-            .map_err(|_| StoreError::Closed)?;
-        emptied
-            .await
-            .map_err(|_| StoreError::Unavailable("the index could not be emptied".into()))?;
-        let mut indexed = self.shared.indexed.subscribe();
-        tokio::select! {
-            outcome = indexed.wait_for(|indexed| *indexed >= size) => {
-                outcome.map(drop).map_err(|_| StoreError::Closed)
-            }
-            () = writer.indexer.stopped.cancelled() => Err(StoreError::Closed),
-        }
+        writer.indexer.reindex(size, &self.shared).await
     }
 
     async fn log_id(&self) -> Result<Vec<u8>, StoreError> {
@@ -272,7 +217,10 @@ impl Store for SqliteStore {
     }
 
     async fn leaves(&self, from: LogIndex, limit: usize) -> Result<Vec<Hash>, StoreError> {
-        let fresh = self.shared.leaves.take(from.0, limit);
+        let fresh = match &self.writer {
+            Some(writer) => writer.leaves.take(from.0, limit),
+            None => Ok(Vec::new()),
+        };
         let wanted = match fresh {
             Ok(leaves) if !leaves.is_empty() => return Ok(leaves),
             Ok(_) => limit,
@@ -294,12 +242,11 @@ impl Store for SqliteStore {
     }
 
     async fn integrate(&self, growth: Growth) -> Result<(), StoreError> {
-        let (reply, answer) = oneshot::channel();
-        self.writer()?
-            .commands
-            .send(Command::Integrate { growth, reply })
-            .map_err(|_| StoreError::Closed)?;
-        answer.await.map_err(|_| StoreError::Closed)?
+        self.writer()?.commands.integrate(growth).await
+    }
+
+    async fn lease(&self, holder: &str, time: Duration) -> Result<bool, StoreError> {
+        self.writer()?.commands.lease(holder, time).await
     }
 
     fn health(&self) -> StoreHealth {
@@ -314,22 +261,12 @@ impl Store for SqliteStore {
         // Of each file the writer goes last: a reader can't tidy up the WAL.
         self.reader.close_index().await;
         if let Some(writer) = &self.writer {
-            writer.indexer.stop.cancel();
-            writer.indexer.stopped.cancelled().await;
+            writer.indexer.stop().await;
         }
         self.reader.close_log().await;
         if let Some(writer) = &self.writer {
-            let (reply, done) = oneshot::channel();
-            if writer.commands.send(Command::Close { reply }).is_ok() {
-                let _ = done.await;
-            }
+            writer.commands.close().await;
         }
-    }
-}
-
-impl Drop for IndexerHandle {
-    fn drop(&mut self) {
-        self.stop.cancel();
     }
 }
 

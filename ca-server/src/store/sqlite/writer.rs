@@ -1,200 +1,63 @@
-//! The one writer: group commit.
+//! The log as the writer sees it.
 //!
-//! It takes what waited while the last commit ran, writes it with one INSERT, and
-//! answers. The INSERT is its own transaction: when it returns, SQLite has written the
+//! A batch is one INSERT and its own transaction: when it returns, SQLite has written the
 //! WAL and fsynced it (`synchronous = FULL`), and one call is one hop to SQLite's thread.
 
-use std::{
-    ops::ControlFlow,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
+use async_trait::async_trait;
+use citadel_ledger::Hash;
 use sqlx::SqliteConnection;
-use tokio::{sync::mpsc, time::timeout};
 
 use super::{
     SqliteOptions, connect,
+    errors::{breaks_connection, is_duplicate_serial},
     files::WriterLock,
+    fresh::Fresh,
     insert::Inserts,
-    queue::{Append, Batch, Command, Gatherer},
-    shared::Shared,
     tree,
 };
 use crate::store::{
-    Growth, StoreError, StoreHealth,
-    error::{breaks_connection, is_duplicate_serial},
+    Growth, StoreError,
+    queue::Append,
+    shared::Shared,
+    writer::{Failure, Log, to_row},
 };
 
-/// How often a writer that failed finds out whether the disk is back.
-const PROBE_INTERVAL: Duration = Duration::from_secs(1);
-
-pub(super) struct Writer {
+pub(super) struct SqliteLog {
     options: Arc<SqliteOptions>,
     connection: Option<SqliteConnection>,
     /// Index of the next entry; `None` when an error left it in doubt.
     next: Option<u64>,
     inserts: Inserts,
-    gatherer: Gatherer,
-    inbox: mpsc::UnboundedReceiver<Command>,
     shared: Arc<Shared>,
+    fresh: Arc<Fresh<Vec<u8>>>,
+    leaves: Arc<Fresh<Hash>>,
     // Dropped after the connection: fields go in order of declaration.
     _lock: WriterLock,
 }
 
-// === impl Writer ===
+// === impl SqliteLog ===
 
-impl Writer {
+impl SqliteLog {
     pub(super) fn new(
         options: Arc<SqliteOptions>,
         connection: SqliteConnection,
         size: u64,
-        inbox: mpsc::UnboundedReceiver<Command>,
         shared: Arc<Shared>,
+        fresh: Arc<Fresh<Vec<u8>>>,
+        leaves: Arc<Fresh<Hash>>,
         lock: WriterLock,
     ) -> Self {
         Self {
-            gatherer: Gatherer::new(&options),
             options,
             connection: Some(connection),
             next: Some(size),
             inserts: Inserts::new("entries", &["idx", "serial", "bytes"], ""),
-            inbox,
             shared,
+            fresh,
+            leaves,
             _lock: lock,
-        }
-    }
-
-    /// Runs until the store is closed or dropped; then closes the database and lets
-    /// go of the lock.
-    pub(super) async fn run(mut self) {
-        let mut closing = None;
-        while let Some(command) = self.next_command().await {
-            if let ControlFlow::Break(reply) = self.handle(command).await {
-                closing = Some(reply);
-                break;
-            }
-        }
-        self.finish().await;
-        drop(self);
-        if let Some(reply) = closing {
-            let _ = reply.send(());
-        }
-    }
-
-    async fn handle(&mut self, command: Command) -> ControlFlow<tokio::sync::oneshot::Sender<()>> {
-        match command {
-            Command::Append(first) => {
-                let batch = self
-                    .gatherer
-                    .gather(first, &mut self.inbox, &self.shared)
-                    .await;
-                self.commit(batch).await;
-            }
-            Command::BindIssuer {
-                key_id,
-                replaces,
-                reply,
-            } => {
-                let outcome = self.bind_issuer(&key_id, replaces.as_deref()).await;
-                let _ = reply.send(outcome);
-            }
-            Command::Integrate { growth, reply } => {
-                let _ = reply.send(self.integrate(&growth).await);
-            }
-            Command::Close { reply } => return ControlFlow::Break(reply),
-        }
-        ControlFlow::Continue(())
-    }
-
-    /// The next command. While the store is not ready, probes the disk between commands.
-    async fn next_command(&mut self) -> Option<Command> {
-        loop {
-            if self.shared.health.borrow().is_ready() {
-                return self.gatherer.next(&mut self.inbox).await;
-            }
-            match timeout(PROBE_INTERVAL, self.gatherer.next(&mut self.inbox)).await {
-                Ok(command) => return command,
-                Err(_) => self.probe().await,
-            }
-        }
-    }
-
-    async fn commit(&mut self, batch: Batch) {
-        if batch.appends.is_empty() {
-            return;
-        }
-        match self.write(&batch.appends, batch.entries).await {
-            Ok(first) => self.answer(batch.appends, first),
-            Err(Failure::DuplicateSerial) if batch.appends.len() > 1 => {
-                // Only the append with the duplicate may fail: write each by itself.
-                for append in batch.appends {
-                    let entries = append.entries.len();
-                    match self.write(std::slice::from_ref(&append), entries).await {
-                        Ok(first) => self.answer(vec![append], first),
-                        Err(failure) => refuse(append, &failure),
-                    }
-                }
-            }
-            Err(failure) => {
-                for append in batch.appends {
-                    refuse(append, &failure);
-                }
-            }
-        }
-    }
-
-    fn answer(&self, appends: Vec<Append>, mut first: u64) {
-        for mut append in appends {
-            let entries = append.entries.len() as u64;
-            let entries_of = append.entries.iter_mut();
-            let bytes = entries_of.map(|entry| std::mem::take(&mut entry.bytes));
-            self.shared.fresh.offer(first, bytes);
-            self.shared.leaves.offer(first, append.leaves.drain(..));
-            append.answer(Ok(first));
-            first += entries;
-        }
-    }
-
-    /// One commit. Returns the index of its first entry once it is durable.
-    async fn write(&mut self, appends: &[Append], entries: usize) -> Result<u64, Failure> {
-        let begun = Instant::now();
-        let outcome = self.try_write(appends, entries).await;
-        match &outcome {
-            Ok(first) => {
-                self.shared.count_commit(entries, begun.elapsed());
-                self.shared.committed.send_replace(first + entries as u64);
-                self.shared.set_health(StoreHealth::Ready);
-            }
-            Err(Failure::DuplicateSerial) => {}
-            Err(Failure::Store(error)) => {
-                self.shared.count_failure();
-                self.not_ready(error);
-            }
-        }
-        outcome
-    }
-
-    async fn try_write(&mut self, appends: &[Append], entries: usize) -> Result<u64, Failure> {
-        let first = self.restored().await?;
-        let mut insert = self.inserts.rows(entries);
-        let mut index = first;
-        for entry in appends.iter().flat_map(|append| &append.entries) {
-            insert = insert
-                .bind(to_row(index)?)
-                .bind(entry.serial.as_deref())
-                .bind(entry.bytes.as_slice());
-            index += 1;
-        }
-        let connection = self.connection.as_mut().ok_or(StoreError::Closed)?;
-        match insert.execute(connection).await {
-            Ok(_) => {
-                self.next = Some(index);
-                Ok(first)
-            }
-            // SQLite undid the statement; nothing else is wrong.
-            Err(error) if is_duplicate_serial(&error) => Err(Failure::DuplicateSerial),
-            Err(error) => Err(Failure::Store(self.distrust(error).await)),
         }
     }
 
@@ -225,23 +88,45 @@ impl Writer {
         let connection = self.connection.as_mut().ok_or(StoreError::Closed)?;
         let size = super::size(connection).await?;
         // A commit whose outcome was unknown may turn out to have happened.
-        self.shared.committed.send_replace(size);
+        self.shared.grown_to(size);
         self.next = Some(size);
         Ok(size)
     }
+}
 
-    /// Writes a few bytes to find out whether writing works again.
-    async fn probe(&mut self) {
-        match self.try_probe().await {
-            Ok(()) => {
-                tracing::info!("the store can write again");
-                self.shared.set_health(StoreHealth::Ready);
+#[async_trait]
+impl Log for SqliteLog {
+    async fn write(&mut self, appends: &[Append], entries: usize) -> Result<u64, Failure> {
+        let first = self.restored().await?;
+        let mut insert = self.inserts.rows(entries);
+        let mut index = first;
+        for entry in appends.iter().flat_map(|append| &append.entries) {
+            insert = insert
+                .bind(to_row(index)?)
+                .bind(entry.serial.as_deref())
+                .bind(entry.bytes.as_slice());
+            index += 1;
+        }
+        let connection = self.connection.as_mut().ok_or(StoreError::Closed)?;
+        match insert.execute(connection).await {
+            Ok(_) => {
+                self.next = Some(index);
+                Ok(first)
             }
-            Err(error) => self.not_ready(&error),
+            // SQLite undid the statement; nothing else is wrong.
+            Err(error) if is_duplicate_serial(&error) => Err(Failure::DuplicateSerial),
+            Err(error) => Err(Failure::Store(self.distrust(error).await)),
         }
     }
 
-    async fn try_probe(&mut self) -> Result<(), StoreError> {
+    fn recorded(&mut self, first: u64, append: &mut Append) {
+        let entries = append.entries.iter_mut();
+        let bytes = entries.map(|entry| std::mem::take(&mut entry.bytes));
+        self.fresh.offer(first, bytes);
+        self.leaves.offer(first, append.leaves.drain(..));
+    }
+
+    async fn probe(&mut self) -> Result<(), StoreError> {
         self.restored().await?;
         let connection = self.connection.as_mut().ok_or(StoreError::Closed)?;
         match sqlx::query("UPDATE meta SET probes = probes + 1")
@@ -251,14 +136,6 @@ impl Writer {
             Ok(_) => Ok(()),
             Err(error) => Err(self.distrust(error).await),
         }
-    }
-
-    fn not_ready(&self, error: &StoreError) {
-        let was_ready = self.shared.health.borrow().is_ready();
-        if was_ready {
-            tracing::error!(%error, "the store cannot write: nothing is issued until it can");
-        }
-        self.shared.set_health(StoreHealth::NotReady(error.clone()));
     }
 
     async fn bind_issuer(
@@ -294,6 +171,11 @@ impl Writer {
         tree::integrate(connection, growth).await
     }
 
+    /// There is one writer: the task is always its own.
+    async fn lease(&mut self, _holder: &str, _time: Duration) -> Result<bool, StoreError> {
+        Ok(true)
+    }
+
     async fn finish(&mut self) {
         if let Some(mut connection) = self.connection.take() {
             if let Err(error) = clean_stop(&mut connection).await {
@@ -308,47 +190,4 @@ async fn clean_stop(connection: &mut SqliteConnection) -> Result<(), StoreError>
     let size = super::size(&mut *connection).await?;
     super::remember_size(&mut *connection, size).await?;
     connect::empty_wal(connection).await
-}
-
-fn refuse(append: Append, failure: &Failure) {
-    let error = failure.for_append(&append);
-    append.answer(Err(error));
-}
-
-/// Why a commit failed.
-#[derive(Debug)]
-enum Failure {
-    /// One of its serials is in the log already; SQLite does not say which.
-    DuplicateSerial,
-    Store(StoreError),
-}
-
-// === impl Failure ===
-
-impl Failure {
-    fn for_append(&self, append: &Append) -> StoreError {
-        match self {
-            Self::Store(error) => error.clone(),
-            Self::DuplicateSerial => {
-                let serials: Vec<_> = append
-                    .entries
-                    .iter()
-                    .filter_map(|entry| entry.serial.as_deref().map(hex::encode))
-                    .collect();
-                StoreError::DuplicateSerial {
-                    serial: serials.join(", "),
-                }
-            }
-        }
-    }
-}
-
-impl From<StoreError> for Failure {
-    fn from(error: StoreError) -> Self {
-        Self::Store(error)
-    }
-}
-
-fn to_row(index: u64) -> Result<i64, StoreError> {
-    i64::try_from(index).map_err(|_| StoreError::Corrupt("the log's index is exhausted".into()))
 }

@@ -15,13 +15,11 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{options, shell};
 use crate::store::{
-    Announcement, Store, StoreError,
+    Announcement, BatchOptions, Store, StoreError,
     contract::{Sample, within_deadline},
-    sqlite::{
-        SqliteOptions, SqliteStore,
-        queue::{Append, Command, Gatherer},
-        shared::Shared,
-    },
+    queue::{Append, Command, Gatherer},
+    shared::Shared,
+    sqlite::{SqliteOptions, SqliteStore},
 };
 
 #[tokio::test]
@@ -55,7 +53,10 @@ async fn a_commit_waits_for_half_of_what_was_announced() {
     let folder = TempDir::new().unwrap();
     // A wait that ends by itself only after the test's deadline.
     let options = SqliteOptions {
-        max_wait: Duration::from_secs(3600),
+        batch: BatchOptions {
+            max_wait: Duration::from_secs(3600),
+            ..BatchOptions::default()
+        },
         ..options(folder.path())
     };
     let store = SqliteStore::open(options).await.unwrap();
@@ -83,7 +84,7 @@ async fn a_commit_waits_for_half_of_what_was_announced() {
 async fn fruitless_waits_become_seldom() {
     let shared = Arc::new(Shared::new(0));
     let _hang = [(); 2].map(|()| Announcement::new(&shared.announced));
-    let mut gatherer = Gatherer::new(&SqliteOptions::new("unused"));
+    let mut gatherer = Gatherer::new(&BatchOptions::default());
     let (_commands, mut inbox) = mpsc::unbounded_channel();
     for batch in 0..16 {
         let _announcement = Announcement::new(&shared.announced);
@@ -104,9 +105,9 @@ async fn fruitless_waits_become_seldom() {
 #[tokio::test]
 async fn a_batch_keeps_its_limits_and_the_order() {
     let shared = Arc::new(Shared::new(0));
-    let options = SqliteOptions {
-        batch_entries: 5,
-        ..SqliteOptions::new("unused")
+    let options = BatchOptions {
+        entries: 5,
+        ..BatchOptions::default()
     };
     let mut gatherer = Gatherer::new(&options);
     let (commands, mut inbox) = mpsc::unbounded_channel();
@@ -139,7 +140,10 @@ async fn a_batch_keeps_its_limits_and_the_order() {
 async fn a_full_queue_refuses_early() {
     let folder = TempDir::new().unwrap();
     let options = SqliteOptions {
-        queue_entries: 4,
+        batch: BatchOptions {
+            queue: 4,
+            ..BatchOptions::default()
+        },
         busy_timeout: Duration::from_secs(30),
         ..options(folder.path())
     };

@@ -11,8 +11,22 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::{SqliteOptions, shared::Shared};
-use crate::store::{Growth, NewEntry, StoreError};
+use super::{Growth, LogIndex, MAX_APPEND, NewEntry, StoreError, shared::Shared, within};
+
+/// How a store's writer batches. The defaults suit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BatchOptions {
+    /// Entries of one commit at most (up to [`MAX_APPEND`]).
+    pub entries: usize,
+    /// Bytes of one commit's entries at most; one append may exceed it.
+    pub bytes: usize,
+    /// Entries that may wait for a commit; more are refused as overload.
+    pub queue: usize,
+    /// How long a commit waits at most for appends that were announced. Zero: never.
+    pub max_wait: Duration,
+    /// A batch of this many entries does not wait for more.
+    pub enough: usize,
+}
 
 /// What the writer is asked to do.
 pub(super) enum Command {
@@ -26,9 +40,22 @@ pub(super) enum Command {
         growth: Growth,
         reply: oneshot::Sender<Result<(), StoreError>>,
     },
+    Lease {
+        holder: String,
+        time: Duration,
+        reply: oneshot::Sender<Result<bool, StoreError>>,
+    },
     Close {
         reply: oneshot::Sender<()>,
     },
+}
+
+/// The way to the writer.
+#[derive(Debug)]
+pub(super) struct Commands {
+    sender: mpsc::UnboundedSender<Command>,
+    /// Entries that may wait.
+    queue: usize,
 }
 
 /// One caller's entries. Counts them as queued for as long as it exists.
@@ -36,6 +63,7 @@ pub(super) struct Append {
     pub(super) entries: Vec<NewEntry>,
     /// Their leaf hashes: made by the caller's thread, not by the writer's.
     pub(super) leaves: Vec<Hash>,
+    pub(super) queued_at: Instant,
     reply: Option<oneshot::Sender<Result<u64, StoreError>>>,
     shared: Arc<Shared>,
 }
@@ -49,7 +77,7 @@ pub(super) struct Batch {
 
 /// Takes what waits, and waits a moment for what was announced.
 pub(super) struct Gatherer {
-    limits: Limits,
+    limits: BatchOptions,
     /// Waits in a row that nobody came to.
     fruitless: u32,
     /// Batches to let pass before the next wait.
@@ -58,12 +86,98 @@ pub(super) struct Gatherer {
     held: Option<Command>,
 }
 
-#[derive(Clone, Copy)]
-struct Limits {
-    entries: usize,
-    bytes: usize,
-    enough: usize,
-    wait: Duration,
+// === impl BatchOptions ===
+
+impl Default for BatchOptions {
+    fn default() -> Self {
+        Self {
+            entries: MAX_APPEND,
+            bytes: 4 << 20,
+            queue: 8192,
+            max_wait: Duration::from_millis(2),
+            enough: 32,
+        }
+    }
+}
+
+// === impl Commands ===
+
+impl Commands {
+    /// The way, and the inbox that it leads to.
+    pub(super) fn new(options: &BatchOptions) -> (Self, mpsc::UnboundedReceiver<Command>) {
+        let (sender, inbox) = mpsc::unbounded_channel();
+        let queue = options.queue;
+        (Self { sender, queue }, inbox)
+    }
+
+    /// See [`super::Store::append`].
+    pub(super) async fn append(
+        &self,
+        entries: Vec<NewEntry>,
+        shared: &Arc<Shared>,
+    ) -> Result<Vec<LogIndex>, StoreError> {
+        within(
+            "the number of entries of one append",
+            entries.len(),
+            MAX_APPEND,
+        )?;
+        entries.iter().try_for_each(NewEntry::check)?;
+        let count = entries.len() as u64;
+        if count == 0 {
+            return Ok(Vec::new());
+        }
+        let (reply, answer) = oneshot::channel();
+        let append = Append::new(entries, self.queue, shared, reply)?;
+        self.send(Command::Append(append))?;
+        let first = answer.await.map_err(|_| StoreError::Closed)??;
+        Ok((first..first + count).map(LogIndex).collect())
+    }
+
+    /// See [`super::Store::bind_issuer`].
+    pub(super) async fn bind_issuer(
+        &self,
+        key_id: &[u8],
+        replaces: Option<&[u8]>,
+    ) -> Result<(), StoreError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::BindIssuer {
+            key_id: key_id.to_vec(),
+            replaces: replaces.map(<[u8]>::to_vec),
+            reply,
+        })?;
+        answer.await.map_err(|_| StoreError::Closed)?
+    }
+
+    /// See [`super::Store::integrate`].
+    pub(super) async fn integrate(&self, growth: Growth) -> Result<(), StoreError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Integrate { growth, reply })?;
+        answer.await.map_err(|_| StoreError::Closed)?
+    }
+
+    /// See [`super::Store::lease`].
+    pub(super) async fn lease(&self, holder: &str, time: Duration) -> Result<bool, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        let holder = holder.to_owned();
+        self.send(Command::Lease {
+            holder,
+            time,
+            reply,
+        })?;
+        answer.await.map_err(|_| StoreError::Closed)?
+    }
+
+    /// Resolves when the writer has written what waited, and let go of its database.
+    pub(super) async fn close(&self) {
+        let (reply, done) = oneshot::channel();
+        if self.send(Command::Close { reply }).is_ok() {
+            let _ = done.await;
+        }
+    }
+
+    fn send(&self, command: Command) -> Result<(), StoreError> {
+        self.sender.send(command).map_err(|_| StoreError::Closed)
+    }
 }
 
 // === impl Append ===
@@ -83,6 +197,7 @@ impl Append {
                 .map(|entry| leaf_hash(&entry.bytes))
                 .collect(),
             entries,
+            queued_at: Instant::now(),
             reply: Some(reply),
             shared: Arc::clone(shared),
         };
@@ -136,7 +251,7 @@ impl Batch {
         self.appends.push(append);
     }
 
-    fn has_room_for(&self, append: &Append, limits: &Limits) -> bool {
+    fn has_room_for(&self, append: &Append, limits: &BatchOptions) -> bool {
         self.appends.is_empty()
             || (self.entries + append.entries.len() <= limits.entries
                 && self.bytes + append.bytes() <= limits.bytes)
@@ -146,14 +261,11 @@ impl Batch {
 // === impl Gatherer ===
 
 impl Gatherer {
-    pub(super) fn new(options: &SqliteOptions) -> Self {
+    pub(super) fn new(options: &BatchOptions) -> Self {
+        let mut limits = options.clone();
+        limits.entries = limits.entries.clamp(1, MAX_APPEND);
         Self {
-            limits: Limits {
-                entries: options.batch_entries.clamp(1, super::insert::MAX_ROWS),
-                bytes: options.batch_bytes,
-                enough: options.enough_entries,
-                wait: options.max_wait,
-            },
+            limits,
             fruitless: 0,
             skip: 0,
             held: None,
@@ -209,7 +321,7 @@ impl Gatherer {
     /// Waiting pays when others are known to come and the batch is still small: a commit
     /// costs about as much CPU as fifteen rows.
     fn may_wait(&mut self, batch: &Batch, shared: &Shared) -> bool {
-        if self.limits.wait.is_zero() || !self.wants_more(batch, shared) {
+        if self.limits.max_wait.is_zero() || !self.wants_more(batch, shared) {
             return false;
         }
         if self.skip > 0 {
@@ -237,7 +349,7 @@ impl Gatherer {
         shared.count_wait();
         let before = batch.appends.len();
         let begun = Instant::now();
-        let deadline = begun + self.limits.wait;
+        let deadline = begun + self.limits.max_wait;
         while self.wants_more(batch, shared) {
             match timeout_at(deadline, inbox.recv()).await {
                 Ok(Some(command)) => self.add(batch, command),

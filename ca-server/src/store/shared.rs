@@ -8,17 +8,9 @@ use std::{
     time::Duration,
 };
 
-use citadel_ledger::Hash;
 use tokio::sync::watch;
 
-use super::fresh::Fresh;
-use crate::store::{StoreHealth, StoreStats};
-
-/// Some 10 MB.
-const FRESH_ENTRIES: usize = 8192;
-
-/// Some 2 MB: what a busy server issues in several seconds.
-const FRESH_LEAVES: usize = 65_536;
+use super::{StoreHealth, StoreStats};
 
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -30,10 +22,6 @@ pub(super) struct Shared {
     pub(super) committed: watch::Sender<u64>,
     /// Entries that the index covers.
     pub(super) indexed: watch::Sender<u64>,
-    /// Entries that were committed and not yet fetched by the indexer.
-    pub(super) fresh: Fresh<Vec<u8>>,
-    /// Leaf hashes that were committed and not yet fetched for the tree.
-    pub(super) leaves: Fresh<Hash>,
     pub(super) health: watch::Sender<StoreHealth>,
     counters: Counters,
 }
@@ -57,11 +45,20 @@ impl Shared {
             queued: AtomicUsize::new(0),
             committed: watch::Sender::new(size),
             indexed: watch::Sender::new(0),
-            fresh: Fresh::new(FRESH_ENTRIES),
-            leaves: Fresh::new(FRESH_LEAVES),
             health: watch::Sender::new(StoreHealth::Ready),
             counters: Counters::default(),
         }
+    }
+
+    /// The log has this many entries at least: what several tasks see never goes back.
+    pub(super) fn grown_to(&self, size: u64) {
+        self.committed.send_if_modified(|known| {
+            let grown = size > *known;
+            if grown {
+                *known = size;
+            }
+            grown
+        });
     }
 
     pub(super) fn count_commit(&self, entries: usize, took: Duration) {

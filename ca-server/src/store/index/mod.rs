@@ -1,0 +1,15 @@
+//! What the engines' indexes over the log have in common: what a run of entries adds,
+//! which conditions narrow a question down, and how a page is filled. The SQL is each
+//! engine's own.
+
+mod conditions;
+mod handle;
+mod run;
+mod search;
+mod subject;
+
+pub(super) use conditions::{Condition, Value, on_bounds, on_subjects, on_validity};
+pub(super) use handle::{IndexerHandle, IndexerOrders, Rebuild};
+pub(super) use run::{Bounds, Run, epoch, key_column};
+pub(super) use search::{Index, list};
+pub(super) use subject::{Digest, SubjectIds, SubjectKey, digest};

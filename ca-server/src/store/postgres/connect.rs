@@ -1,0 +1,207 @@
+//! Connections: what they ask of the server, and the schema.
+
+use sqlx::{
+    AssertSqlSafe, ConnectOptions, Connection, PgConnection, PgPool,
+    migrate::{MigrateError, Migrator},
+    postgres::PgPoolOptions,
+};
+use tokio::time::timeout;
+
+use super::options::{PostgresOptions, Role};
+use crate::store::StoreError;
+
+static MIGRATIONS: Migrator = sqlx::migrate!("../migrations/postgres");
+
+/// Readers at once.
+const READERS: u32 = 4;
+
+/// PostgreSQL 15, as `server_version_num` has it.
+const LEAST_VERSION: i32 = 150_000;
+
+/// Whether what commits now is on the disk when the commit is answered: the condition on
+/// which every append rests, as SQL.
+///
+/// With `synchronous_commit = local` the commit is on this server's disk too, but it is
+/// not waited for on a synchronous standby, to which such a cluster then fails over.
+pub(super) const DURABLE: &str = "(current_setting('fsync') = 'on' \
+     AND current_setting('full_page_writes') = 'on' \
+     AND (current_setting('synchronous_commit') IN ('on', 'remote_apply', 'remote_write') \
+          OR (current_setting('synchronous_commit') = 'local' \
+              AND current_setting('synchronous_standby_names') = '')))";
+
+/// Opens a connection, and refuses a server that is too old, a standby, or one whose
+/// commits would not be durable.
+pub(super) async fn connect(
+    options: &PostgresOptions,
+    role: Role,
+) -> Result<PgConnection, StoreError> {
+    let settings = options.connect_options(role)?;
+    let connecting = async {
+        let mut connection = settings.connect().await?;
+        check(&mut connection).await?;
+        Ok::<_, StoreError>(connection)
+    };
+    match timeout(options.deadline, connecting).await {
+        Ok(Ok(connection)) => Ok(connection),
+        Ok(Err(error)) => Err(at(options, error)),
+        Err(_) => Err(StoreError::Unavailable(format!(
+            "{options}: no connection within {:?}",
+            options.deadline
+        ))),
+    }
+}
+
+/// Says which database it is about, where the operator has to look there.
+fn at(options: &PostgresOptions, error: StoreError) -> StoreError {
+    match error {
+        StoreError::Unavailable(reason) => StoreError::Unavailable(format!("{options}: {reason}")),
+        other => other,
+    }
+}
+
+/// What durability and completeness rest on is asked for, not assumed.
+async fn check(connection: &mut PgConnection) -> Result<(), StoreError> {
+    let (version, name, standby): (i32, String, bool) = sqlx::query_as(
+        "SELECT current_setting('server_version_num')::integer, \
+                current_setting('server_version'), pg_is_in_recovery()",
+    )
+    .fetch_one(&mut *connection)
+    .await?;
+    if version < LEAST_VERSION {
+        return Err(StoreError::OldServer {
+            found: name,
+            wanted: "15",
+        });
+    }
+    if standby {
+        return Err(StoreError::Unavailable(
+            "the server is a standby: name the primary".into(),
+        ));
+    }
+    check_durable(connection).await
+}
+
+/// Names the setting under which a commit would not be durable, if there is one.
+pub(super) async fn check_durable(connection: &mut PgConnection) -> Result<(), StoreError> {
+    let (fsync, full_page_writes, synchronous_commit, durable): (String, String, String, bool) =
+        sqlx::query_as(AssertSqlSafe(format!(
+            "SELECT current_setting('fsync'), current_setting('full_page_writes'), \
+                    current_setting('synchronous_commit'), {DURABLE}"
+        )))
+        .fetch_one(connection)
+        .await?;
+    if durable {
+        return Ok(());
+    }
+    for (setting, found) in [("fsync", fsync), ("full_page_writes", full_page_writes)] {
+        if found != "on" {
+            return Err(StoreError::NotDurable {
+                setting,
+                found,
+                wanted: "on",
+            });
+        }
+    }
+    Err(StoreError::NotDurable {
+        setting: "synchronous_commit",
+        found: synchronous_commit,
+        wanted: "on",
+    })
+}
+
+/// Readers. They are checked as the writer is: a standby would answer with what was.
+pub(super) fn readers(options: &PostgresOptions) -> Result<PgPool, StoreError> {
+    Ok(PgPoolOptions::new()
+        .max_connections(READERS)
+        .acquire_timeout(options.deadline)
+        .after_connect(|connection, _| {
+            Box::pin(async move {
+                check(connection)
+                    .await
+                    .map_err(|error| sqlx::Error::Configuration(Box::new(error)))
+            })
+        })
+        .connect_lazy_with(options.connect_options(Role::Reader)?))
+}
+
+/// Brings the schema to this program's version; refuses a newer one untouched. Of several
+/// servers that start at once, sqlx's advisory lock lets one go first.
+///
+/// Through a pool of one connection, because of sqlx's signature: the compiler does not
+/// see that the future over a borrowed connection is `Send`.
+pub(super) async fn migrate(options: &PostgresOptions) -> Result<(), StoreError> {
+    // The whole check first, with its deadline and its own words for what is wrong.
+    let mut connection = connect(options, Role::Migration).await?;
+    make_schema(options, &mut connection).await?;
+    close(connection).await;
+    let pool = PgPoolOptions::new()
+        .max_connections(1)
+        .acquire_timeout(options.deadline)
+        .connect_lazy_with(options.connect_options(Role::Migration)?);
+    let outcome = timeout(options.patience(Role::Migration), MIGRATIONS.run(&pool)).await;
+    pool.close().await;
+    match outcome {
+        Ok(migrated) => migrated.map_err(schema_error),
+        Err(_) => Err(StoreError::Unavailable(
+            "the schema was not brought up to date in time".into(),
+        )),
+    }
+}
+
+/// Makes the schema where one is named and missing: a role that may not do that can still
+/// use one that is there.
+async fn make_schema(
+    options: &PostgresOptions,
+    connection: &mut PgConnection,
+) -> Result<(), StoreError> {
+    let Some(schema) = &options.schema else {
+        return Ok(());
+    };
+    let there = "SELECT current_schema() IS NOT NULL";
+    if sqlx::query_scalar(there)
+        .fetch_one(&mut *connection)
+        .await?
+    {
+        return Ok(());
+    }
+    // The name was checked to need no quotes.
+    let made = sqlx::query(AssertSqlSafe(format!("CREATE SCHEMA \"{schema}\"")))
+        .execute(&mut *connection)
+        .await;
+    match made {
+        // Another server was faster.
+        Err(_)
+            if sqlx::query_scalar(there)
+                .fetch_one(&mut *connection)
+                .await? =>
+        {
+            Ok(())
+        }
+        Err(error) => Err(StoreError::Settings(format!(
+            "the schema `{schema}` is not there and can't be made: {error}"
+        ))),
+        Ok(_) => Ok(()),
+    }
+}
+
+fn schema_error(error: MigrateError) -> StoreError {
+    match error {
+        MigrateError::VersionMissing(found) => StoreError::NewerSchema {
+            found,
+            known: MIGRATIONS
+                .iter()
+                .map(|migration| migration.version)
+                .max()
+                .unwrap_or(0),
+        },
+        MigrateError::Execute(e) | MigrateError::ExecuteMigration(e, _) => e.into(),
+        other => StoreError::Corrupt(other.to_string()),
+    }
+}
+
+/// Closes a connection of which nothing more is expected.
+pub(super) async fn close(connection: PgConnection) {
+    if let Err(error) = connection.close().await {
+        tracing::debug!(%error, "closing a database connection failed");
+    }
+}

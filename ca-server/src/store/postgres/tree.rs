@@ -1,0 +1,89 @@
+//! The tree's tables: the writer grows them, readers look at them.
+
+use std::time::Duration;
+
+use citadel_ledger::Tile;
+use sqlx::{Postgres, postgres::PgArguments, query::Query};
+
+use super::select::Reader;
+use crate::store::{
+    Growth, StoreError, TreeState,
+    tree::{cut, tile_id},
+};
+
+/// One step, all of it or nothing: no row where it does not follow on what is there.
+pub(super) fn integrate(growth: &Growth) -> Query<'_, Postgres, PgArguments> {
+    let ids: Vec<i64> = growth.tiles.iter().map(|(tile, _)| tile_id(*tile)).collect();
+    let hashes: Vec<&[u8]> = growth.tiles.iter().map(|(_, hashes)| hashes.as_slice()).collect();
+    sqlx::query(
+        "WITH moved AS ( \
+           UPDATE tree SET size = $2, checkpoint = $3 WHERE size = $1 RETURNING size \
+         ), kept AS ( \
+           INSERT INTO tiles (id, hashes) \
+           SELECT new.id, new.hashes \
+           FROM moved CROSS JOIN unnest($4::bigint[], $5::bytea[]) AS new (id, hashes) \
+           ON CONFLICT (id) DO UPDATE SET hashes = excluded.hashes \
+         ) \
+         SELECT size FROM moved",
+    )
+    .bind(growth.from.cast_signed())
+    .bind(growth.to.cast_signed())
+    .bind(growth.checkpoint.as_bytes())
+    .bind(ids)
+    .bind(hashes)
+}
+
+impl Reader {
+    pub(super) async fn tree(&self) -> Result<TreeState, StoreError> {
+        let mut lease = self.lease().await?;
+        let question =
+            sqlx::query_as("SELECT size, checkpoint FROM tree").fetch_one(lease.connection()?);
+        let (size, checkpoint): (i64, Option<Vec<u8>>) = self.within(question).await??;
+        lease.give_back();
+        Ok(TreeState {
+            size: size.unsigned_abs(),
+            // What is damaged is no checkpoint any more; whoever opens it says so.
+            checkpoint: checkpoint.map(|note| String::from_utf8_lossy(&note).into_owned()),
+        })
+    }
+
+    pub(super) async fn tiles(&self, tiles: &[Tile]) -> Result<Vec<Vec<u8>>, StoreError> {
+        let ids: Vec<i64> = tiles.iter().map(|tile| tile_id(*tile)).collect();
+        let mut lease = self.lease().await?;
+        let question = sqlx::query_scalar(
+            "SELECT t.hashes FROM unnest($1::bigint[]) WITH ORDINALITY AS wanted (id, place) \
+             LEFT JOIN tiles t ON t.id = wanted.id ORDER BY wanted.place",
+        )
+        .bind(ids)
+        .fetch_all(lease.connection()?);
+        let rows: Vec<Option<Vec<u8>>> = self.within(question).await??;
+        lease.give_back();
+        tiles
+            .iter()
+            .zip(rows)
+            .map(|(tile, row)| {
+                row.and_then(|row| cut(*tile, row))
+                    .ok_or(StoreError::MissingTile(*tile))
+            })
+            .collect()
+    }
+
+    pub(super) async fn log_id(&self) -> Result<Vec<u8>, StoreError> {
+        let mut lease = self.lease().await?;
+        let question = sqlx::query_scalar("SELECT log_id FROM head").fetch_one(lease.connection()?);
+        let log_id = self.within(question).await??;
+        lease.give_back();
+        Ok(log_id)
+    }
+}
+
+/// Takes the task of growing the tree where nobody has it, or goes on having it: one row then.
+pub(super) fn lease(holder: &str, time: Duration) -> Query<'_, Postgres, PgArguments> {
+    // The database's clock alone counts.
+    sqlx::query(
+        "UPDATE tree SET holder = $1, lease_until = clock_timestamp() + $2 * interval '1 second' \
+         WHERE holder = $1 OR lease_until < clock_timestamp()",
+    )
+    .bind(holder)
+    .bind(time.as_secs_f64())
+}

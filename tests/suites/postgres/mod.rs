@@ -1,0 +1,80 @@
+//! The store on a real PostgreSQL server: the contract of every store, and what a server
+//! can do to it.
+
+mod ca;
+#[path = "../../../ca-server/src/store/contract.rs"]
+mod contract;
+mod faults;
+mod lossy;
+mod refused;
+mod replicas;
+mod tls;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+// What the contract finds in its parent in the store's own tests as well.
+use citadel_ca_server::store::{
+    Filter, IndexRow, LogIndex, MAX_APPEND, MAX_ENTRY_BYTES, MAX_SERIAL_BYTES, NewEntry,
+    PostgresOptions, PostgresStore, Query, Store, StoreError, StoredEntry,
+};
+use citadel_tests::postgres::Postgres;
+use tokio::runtime::Runtime;
+use tokio::sync::OnceCell;
+
+use self::contract::Database;
+
+/// How the tests open a store: the index keeps up quickly.
+fn options(postgres: &Postgres, url: &str) -> PostgresOptions {
+    let mut options = PostgresOptions::from_url(url).unwrap();
+    options.password_file = Some(postgres.password_file());
+    options.index_delay = Duration::from_millis(50);
+    options
+}
+
+/// A store on the server's database `citadel`.
+async fn open(postgres: &Postgres) -> Result<PostgresStore, StoreError> {
+    PostgresStore::open(options(postgres, &postgres.url())).await
+}
+
+/// A server that no test stops; each has databases of its own on it.
+async fn shared() -> &'static Postgres {
+    static SHARED: OnceCell<Postgres> = OnceCell::const_new();
+    SHARED.get_or_init(Postgres::start).await
+}
+
+struct Fresh(PostgresOptions);
+
+#[async_trait]
+impl Database for Fresh {
+    async fn open(&self) -> Arc<dyn Store> {
+        Arc::new(PostgresStore::open(self.0.clone()).await.unwrap())
+    }
+}
+
+#[test]
+fn keeps_the_contract() {
+    let runtime = Runtime::new().unwrap();
+    let postgres = runtime.block_on(Postgres::start());
+    contract::run(|| {
+        let name = runtime.block_on(postgres.database());
+        Fresh(options(&postgres, &postgres.url_of(&name)))
+    });
+}
+
+/// The same in a schema of its own, which the store makes.
+#[test]
+fn keeps_the_contract_in_a_schema_of_its_own() {
+    let runtime = Runtime::new().unwrap();
+    let postgres = runtime.block_on(Postgres::start());
+    let number = std::cell::Cell::new(0);
+    contract::run(|| {
+        number.set(number.get() + 1);
+        let mut options = options(&postgres, &postgres.url());
+        options.schema = Some(format!("log_{}", number.get()));
+        Fresh(options)
+    });
+    let public = "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'";
+    assert_eq!(runtime.block_on(postgres.query(public)), "0");
+}
