@@ -21,6 +21,7 @@ use crate::{
 pub(super) const INFO: &str = "citadel.v1.AdminService/GetServerInfo";
 pub(super) const GET: &str = "citadel.v1.AdminService/GetCertificate";
 pub(super) const LIST: &str = "citadel.v1.AdminService/ListCertificates";
+pub(super) const READ: &str = "citadel.v1.AdminService/ReadLog";
 pub(super) const RECEIPT: &str = "citadel.v1.AdminService/GetReceipt";
 
 /// The most records of one answer.
@@ -63,6 +64,29 @@ impl AdminService for AdminApi {
                 .map(|newest| newest.note.clone())
                 .unwrap_or_default(),
         }))
+    }
+
+    async fn read_log(
+        &self,
+        request: Request<v1::ReadLogRequest>,
+    ) -> Result<Response<v1::ReadLogResponse>, Status> {
+        self.auditor(READ, &request).await?;
+        let request = request.into_inner();
+        let limit = limit(request.limit);
+        let entries = self
+            .log
+            .store()
+            .read(LogIndex(request.from), limit)
+            .await
+            .map_err(|error| store_status(&error))?;
+        let records = entries
+            .into_iter()
+            .map(|stored| v1::LogRecord {
+                log_index: stored.index.0,
+                entry: stored.bytes,
+            })
+            .collect();
+        Ok(Response::new(v1::ReadLogResponse { records }))
     }
 
     async fn get_receipt(
@@ -108,10 +132,7 @@ impl AdminService for AdminApi {
     ) -> Result<Response<v1::ListCertificatesResponse>, Status> {
         self.auditor(LIST, &request).await?;
         let request = request.into_inner();
-        let limit = match request.limit {
-            0 => DEFAULT_RECORDS,
-            limit => limit.min(MAX_RECORDS),
-        };
+        let limit = limit(request.limit);
         let filter = Filter {
             spiffe_id: (!request.spiffe_id.is_empty()).then_some(request.spiffe_id),
             // Any certificate, but no entry of another kind.
@@ -122,7 +143,7 @@ impl AdminService for AdminApi {
         let query = Query {
             filter,
             before,
-            limit: limit as usize,
+            limit,
         };
         let store = &self.front.issuance.line().store;
         let found = store
@@ -172,6 +193,14 @@ impl AdminApi {
         self.access
             .check(&self.front, rpc, peer, request.metadata())
             .await
+    }
+}
+
+/// Entries of one answer.
+fn limit(wanted: u32) -> usize {
+    match wanted {
+        0 => DEFAULT_RECORDS as usize,
+        wanted => wanted.min(MAX_RECORDS) as usize,
     }
 }
 

@@ -30,7 +30,7 @@ use super::{
 use crate::{admission::Lane, authn::AuthnError};
 
 /// The RPCs that are named in the metrics and in the log.
-const KNOWN: [&str; 10] = [
+const KNOWN: [&str; 11] = [
     agent::ATTEST,
     agent::ISSUE,
     agent::ENTRIES,
@@ -40,6 +40,7 @@ const KNOWN: [&str; 10] = [
     admin::INFO,
     admin::GET,
     admin::LIST,
+    admin::READ,
     admin::RECEIPT,
 ];
 

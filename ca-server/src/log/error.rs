@@ -32,7 +32,10 @@ pub enum LogError {
     )]
     KeyMissing(PathBuf),
     /// A checkpoint is not one of this log, or not whole.
-    #[error("a checkpoint of the log is refused: {0}")]
+    #[error(
+        "a checkpoint of the log is refused: {0}. Every server on one store needs the same \
+         log.key in its data_dir"
+    )]
     Checkpoint(#[from] CheckpointError),
     /// The guard file.
     #[error("{path}: {error}; if the log's key was replaced on purpose, remove the file")]

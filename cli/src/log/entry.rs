@@ -1,5 +1,7 @@
 //! An entry as people and programs want to read it.
 
+use std::fmt::Write as _;
+
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use citadel_ca_server::store::StoredEntry;
 use citadel_identity::pem;
@@ -13,27 +15,20 @@ use crate::output::instant;
 /// The entry as JSON: the field names of `citadel.log.v1`, times in RFC 3339, serials and
 /// key ids in hex. What is empty is left out.
 pub(crate) fn to_json(stored: &StoredEntry) -> Value {
+    let entry = wire::Entry::decode(stored.bytes.as_slice()).ok();
+    let (kind, fields) = match entry.as_ref().and_then(|entry| entry.kind.as_ref()) {
+        Some(kind) => known(kind),
+        // A kind of a newer version: kept and shown as such.
+        None => ("unknown", unknown(stored)),
+    };
     let mut shown = Map::new();
     shown.insert("index".into(), stored.index.0.into());
-    match wire::Entry::decode(stored.bytes.as_slice()) {
-        Ok(entry) => {
-            shown.insert("time".into(), at_ms(entry.time_ms));
-            let (kind, fields) = match &entry.kind {
-                Some(kind) => known(kind),
-                // A kind of a newer version: kept and shown as such.
-                None => ("unknown", unknown(stored)),
-            };
-            shown.insert("kind".into(), kind.into());
-            if let Value::Object(fields) = fields {
-                shown.extend(fields);
-            }
-        }
-        Err(_) => {
-            shown.insert("kind".into(), "unknown".into());
-            if let Value::Object(fields) = unknown(stored) {
-                shown.extend(fields);
-            }
-        }
+    if let Some(entry) = &entry {
+        shown.insert("time".into(), at_ms(entry.time_ms));
+    }
+    shown.insert("kind".into(), kind.into());
+    if let Value::Object(fields) = fields {
+        shown.extend(fields);
     }
     without_empty(Value::Object(shown))
 }
@@ -205,28 +200,27 @@ fn write(text: &mut String, value: &Value, indent: usize) {
     let margin = " ".repeat(indent);
     for (key, value) in fields {
         let key = key.replace('_', " ");
-        match value {
+        let line = match value {
             Value::Object(_) => {
-                text.push_str(&format!("{margin}{key}\n"));
+                text.extend([margin.as_str(), &key, "\n"]);
                 write(text, value, indent + 2);
+                continue;
             }
-            Value::String(line) if line.contains('\n') => {
-                text.push_str(&format!("{margin}{key}\n{line}"));
+            // A certificate: its lines have no margin, so that they can be copied.
+            Value::String(lines) if lines.contains('\n') => {
+                text.extend([margin.as_str(), &key, "\n", lines]);
+                continue;
             }
-            Value::String(line) => {
-                let width = 22_usize.saturating_sub(indent);
-                text.push_str(&format!("{margin}{key:width$} {line}\n"));
-            }
+            Value::String(line) => line.clone(),
             Value::Array(items) => {
                 let items: Vec<_> = items.iter().filter_map(Value::as_str).collect();
-                let width = 22_usize.saturating_sub(indent);
-                text.push_str(&format!("{margin}{key:width$} {}\n", items.join(", ")));
+                items.join(", ")
             }
-            other => {
-                let width = 22_usize.saturating_sub(indent);
-                text.push_str(&format!("{margin}{key:width$} {other}\n"));
-            }
-        }
+            other => other.to_string(),
+        };
+        let width = 22_usize.saturating_sub(indent);
+        // Writing to a String can't fail.
+        let _ = writeln!(text, "{margin}{key:width$} {line}");
     }
 }
 

@@ -31,7 +31,7 @@ pub(crate) struct LogArgs {
 
 #[derive(Debug, Subcommand)]
 enum What {
-    Search(search::SearchArgs),
+    Search(Box<search::SearchArgs>),
     Show(show::ShowArgs),
     Tail(search::TailArgs),
     Stats(show::StatsArgs),

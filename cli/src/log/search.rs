@@ -226,7 +226,7 @@ impl TailArgs {
                 match format {
                     Format::Json => output::json_line(&shown)?,
                     Format::Text => {
-                        output::text(&format!("{}\n", row(&shown).join("  ").trim_end()))?
+                        output::text(&format!("{}\n", row(&shown).join("  ").trim_end()))?;
                     }
                 }
                 next = stored.index.0 + 1;

@@ -14,6 +14,8 @@ use crate::exit::Failure;
 const MAX_KEY: u64 = 4096;
 
 /// Where the log is, and what verifies it.
+// clap shows these comments as they are: no Markdown in them.
+#[allow(clippy::doc_markdown)]
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct SourceArgs {
     /// The store, such as sqlite:/var/lib/citadel/citadel.db.

@@ -6,7 +6,7 @@ use citadel_proto::log;
 use citadel_proto::v1::admin_service_client::AdminServiceClient;
 use citadel_proto::v1::{
     CertificateRecord, GetCertificateRequest, GetReceiptRequest, GetServerInfoRequest,
-    ListCertificatesRequest, ServerInfo, get_receipt_request,
+    ListCertificatesRequest, ReadLogRequest, ServerInfo, get_receipt_request,
 };
 use hyper_util::rt::TokioIo;
 use prost::Message;
@@ -79,6 +79,21 @@ impl Admin {
         };
         let answer = self.0.clone().get_certificate(request).await?;
         Ok(Record::decode(answer.into_inner()))
+    }
+
+    /// Entries of every kind, oldest first, from this index upwards, with their indexes.
+    pub async fn read_log(&self, from: u64) -> Vec<(u64, log::Entry)> {
+        let request = ReadLogRequest { from, limit: 1000 };
+        let answer = self.0.clone().read_log(request).await;
+        let records = answer
+            .expect("the local socket serves us")
+            .into_inner()
+            .records;
+        let entry = |bytes: &[u8]| log::Entry::decode(bytes).expect("an entry");
+        records
+            .iter()
+            .map(|record| (record.log_index, entry(&record.entry)))
+            .collect()
     }
 
     /// The newest records, newest first, of one SPIFFE ID or of all (empty).

@@ -3,8 +3,9 @@
 use std::collections::HashSet;
 use std::path::Path;
 
+use citadel_proto::log::entry::Kind;
 use citadel_tests::citadel::Ca;
-use citadel_tests::client::{Admin, Record};
+use citadel_tests::client::Admin;
 use citadel_tests::dir::TestDir;
 use citadel_tests::kubernetes::ApiServer;
 use citadel_tests::parts::program;
@@ -84,28 +85,22 @@ pub(crate) struct LogOf {
 impl LogOf {
     /// Reads what is new. Panics at a gap, and at a serial that was there before.
     pub(crate) async fn read_on(&mut self, admin: &Admin) {
-        let mut new: Vec<Record> = Vec::new();
-        let mut before = 0;
         loop {
-            let page = admin.list("", 1000, before).await;
-            let Some(oldest) = page.last().map(|record| record.index) else {
-                break;
-            };
-            new.extend(page.into_iter().filter(|record| record.index >= self.size));
-            if oldest <= self.size {
-                break;
+            let entries = admin.read_log(self.size).await;
+            if entries.is_empty() {
+                return;
             }
-            before = oldest;
-        }
-        new.reverse();
-        for record in new {
-            assert_eq!(record.index, self.size, "the log skips an index");
-            self.size += 1;
-            let serial = record.serial();
-            assert!(
-                self.serials.insert(serial.clone()),
-                "{serial} was given twice"
-            );
+            for (index, entry) in entries {
+                assert_eq!(index, self.size, "the log skips an index");
+                self.size += 1;
+                if let Some(Kind::Issued(issued)) = entry.kind {
+                    let serial = hex::encode(issued.serial);
+                    assert!(
+                        self.serials.insert(serial.clone()),
+                        "{serial} was given twice"
+                    );
+                }
+            }
         }
     }
 }

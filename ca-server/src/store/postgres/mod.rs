@@ -24,8 +24,9 @@ use tokio::time::timeout;
 
 use self::{head::Head, log::PostgresLog, options::Role, select::Reader};
 use super::{
-    Announcement, Growth, LogIndex, MAX_PAGE, NewEntry, Query, Store, StoreError, StoreHealth, StoreStats,
-    StoredEntry, TreeState, index::IndexerHandle, queue::Commands, shared::Shared, writer::Writer,
+    Announcement, Growth, LogIndex, MAX_PAGE, NewEntry, Query, Store, StoreError, StoreHealth,
+    StoreStats, StoredEntry, TreeState, index::IndexerHandle, queue::Commands, shared::Shared,
+    writer::Writer,
 };
 
 /// The store on PostgreSQL 15 or later.

@@ -13,8 +13,16 @@ use crate::store::{
 
 /// One step, all of it or nothing: no row where it does not follow on what is there.
 pub(super) fn integrate(growth: &Growth) -> Query<'_, Postgres, PgArguments> {
-    let ids: Vec<i64> = growth.tiles.iter().map(|(tile, _)| tile_id(*tile)).collect();
-    let hashes: Vec<&[u8]> = growth.tiles.iter().map(|(_, hashes)| hashes.as_slice()).collect();
+    let ids: Vec<i64> = growth
+        .tiles
+        .iter()
+        .map(|(tile, _)| tile_id(*tile))
+        .collect();
+    let hashes: Vec<&[u8]> = growth
+        .tiles
+        .iter()
+        .map(|(_, hashes)| hashes.as_slice())
+        .collect();
     sqlx::query(
         "WITH moved AS ( \
            UPDATE tree SET size = $2, checkpoint = $3 WHERE size = $1 RETURNING size \

@@ -14,9 +14,9 @@ mod indexer;
 mod insert;
 mod select;
 mod subjects;
-mod tree;
 #[cfg(test)]
 mod tests;
+mod tree;
 mod writer;
 
 use std::{
@@ -32,8 +32,8 @@ use sqlx::{SqliteConnection, sqlite::SqliteSynchronous};
 use self::{files::WriterLock, fresh::Fresh, select::Reader, writer::SqliteLog};
 use super::{
     Announcement, BatchOptions, Growth, LogIndex, MAX_PAGE, NewEntry, Query, Store, StoreError,
-    StoreHealth, StoreStats, StoredEntry, TreeState, index::IndexerHandle, queue::Commands, shared::Shared,
-    writer::Writer,
+    StoreHealth, StoreStats, StoredEntry, TreeState, index::IndexerHandle, queue::Commands,
+    shared::Shared, writer::Writer,
 };
 
 /// Where the database is, and how the writer batches. The defaults suit.
