@@ -147,8 +147,9 @@ impl Bench<'_> {
                 })?;
                 let setting = database.setting(&place.path().join("data"));
                 self.remember(database);
+                let settings = serde_json::json!({ "store": setting });
                 let mut server =
-                    Server::start(&binary, place.path(), &kubeconfig, &setting).await?;
+                    Server::start(&binary, place.path(), &kubeconfig, &settings).await?;
                 let row = self
                     .one_run(path, store, fsync, &server, &cluster, &token_calls)
                     .await;

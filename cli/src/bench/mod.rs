@@ -8,6 +8,7 @@ mod issue;
 mod load;
 mod material;
 mod measure;
+mod overload;
 mod population;
 mod received;
 mod report;
@@ -31,13 +32,15 @@ pub(crate) struct BenchArgs {
 
 #[derive(Debug, Subcommand)]
 enum What {
-    Issue(args::IssueArgs),
+    Issue(Box<args::IssueArgs>),
+    Overload(overload::OverloadArgs),
 }
 
 impl BenchArgs {
     pub(crate) fn run(self, format: Format) -> Result<Outcome, Ended> {
         match self.what {
             What::Issue(args) => issue::run(&args, format),
+            What::Overload(args) => args.run(format),
         }
     }
 }

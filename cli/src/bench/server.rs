@@ -124,12 +124,13 @@ pub(crate) fn binary(named: Option<&Path>) -> Result<PathBuf, Failure> {
 }
 
 impl Server {
-    /// Starts it on a fresh store in `folder` and waits until it is ready.
+    /// Starts it in `folder`, with `settings` (the store among them) beside the bench's own,
+    /// and waits until it is ready.
     pub(crate) async fn start(
         binary: &Path,
         folder: &Path,
         kubeconfig: &Path,
-        store: &Value,
+        settings: &Value,
     ) -> Result<Self, Failure> {
         let local = |what: &str, error: &dyn std::fmt::Display| {
             Failure::local(format!("can't {what}: {error}"))
@@ -142,14 +143,16 @@ impl Server {
         let (grpc, admin) = free_ports().map_err(|error| local("find a free port", &error))?;
         let config = folder.join("ca.yaml");
         // JSON is YAML.
-        let text = json!({
+        let mut text = json!({
             "trust_domain": TRUST_DOMAIN,
             "listen": grpc,
             "admin_listen": admin,
             "data_dir": data,
-            "store": store,
             "clusters": [{ "name": "bench", "kubeconfig": kubeconfig }],
         });
+        if let (Some(text), Some(settings)) = (text.as_object_mut(), settings.as_object()) {
+            text.extend(settings.clone());
+        }
         fs::write(&config, text.to_string())
             .map_err(|error| local("write the server's configuration", &error))?;
         let log = File::create(folder.join("ca.log"))

@@ -1,0 +1,306 @@
+//! `citadel bench overload`: what one node's flood costs the other nodes.
+//!
+//! Two agents of two nodes. One asks for a certificate at a time; its latencies are measured
+//! first alone, then beside the other one's flood, which is a process of its own at the
+//! lowest priority: in a cluster it would be on another machine, not on the server's cores.
+
+use std::fs;
+use std::path::Path as FilePath;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use citadel_identity::bundle::BundleSet;
+use citadel_identity::key::WorkloadKey;
+use citadel_identity::pem;
+use serde::Serialize;
+use serde_json::json;
+use time::OffsetDateTime;
+use tokio::process::{Child, Command};
+
+use super::args::Path;
+use super::load::{Lane, Load, Seen};
+use super::material;
+use super::measure::percentile;
+use super::population::Population;
+use super::rsa_key::RsaKey;
+use super::server::{self, Server, Workplace};
+use super::standin::StandIn;
+use super::target;
+use super::wire::Line;
+use crate::duration::parse_duration;
+use crate::exit::{Ended, Failure, Outcome};
+use crate::interrupted;
+use crate::output::{self, Format, Table};
+use crate::progress::Progress;
+use crate::trust::{self, ClientIdentity};
+
+const PODS: usize = 200;
+const WARM_UP: Duration = Duration::from_secs(2);
+
+/// Measures what one flooding node costs the others: p99 alone and beside the flood.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = crate::exit::EXIT_CODES)]
+pub(crate) struct OverloadArgs {
+    /// Requests that the flooding agent has in flight: ten times what its queue holds.
+    #[arg(long, value_name = "N", default_value_t = 640)]
+    flood: u32,
+    /// How long to measure each time.
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_duration)]
+    duration: Duration,
+}
+
+#[derive(Serialize)]
+struct Report {
+    flood_in_flight: u32,
+    alone: Figures,
+    beside_flood: Figures,
+    /// p99 beside the flood ÷ p99 alone.
+    p99_ratio: f64,
+}
+
+#[derive(Serialize)]
+struct Figures {
+    requests: usize,
+    p50_ms: f64,
+    p99_ms: f64,
+    errors: u64,
+}
+
+impl OverloadArgs {
+    pub(crate) fn run(&self, format: Format) -> Result<Outcome, Ended> {
+        let report = crate::asynchronous(async {
+            tokio::select! {
+                report = self.measure() => Ok(report?),
+                () = interrupted() => Err(Failure::local("interrupted: nothing is reported").into()),
+            }
+        })?;
+        match format {
+            Format::Json => output::json(&report)?,
+            Format::Text => output::text(&report.table())?,
+        }
+        Ok(Outcome::Done)
+    }
+
+    async fn measure(&self) -> Result<Report, Failure> {
+        let key = RsaKey::generate()?;
+        let population = Population::new(PODS);
+        let standin = StandIn::start(&population, &key.jwks()).await?;
+        let place = Workplace::new(None, "overload")?;
+        let kubeconfig = place.path().join("kubeconfig");
+        standin.write_kubeconfig(&kubeconfig)?;
+        let settings = json!({
+            "store": format!("sqlite:{}", place.path().join("data/citadel.db").display()),
+            "limits": { "in_flight": 4, "queue": 64, "queue_per_node": 64 },
+        });
+        let server =
+            Server::start(&server::binary(None)?, place.path(), &kubeconfig, &settings).await?;
+        let scene = Scene {
+            trust_domain: trust::domain(server::TRUST_DOMAIN)?,
+            bundles: target::bundles(&trust::domain(server::TRUST_DOMAIN)?, &server.root_pem()?)?,
+            csrs: material::csrs(PODS, &Progress::new("making keys and CSRs", PODS as u64))?,
+            population,
+            key,
+        };
+        let report = self.both(&scene, &server, place.path()).await;
+        server.stop().await;
+        report
+    }
+
+    async fn both(
+        &self,
+        scene: &Scene,
+        server: &Server,
+        folder: &FilePath,
+    ) -> Result<Report, Failure> {
+        let last = scene.population.nodes.len() - 1;
+        let quiet = scene.attest(&server.grpc, 0).await?;
+        let flooding = scene.attest(&server.grpc, last).await?;
+        let alone = self.quiet(scene, server, &quiet, "alone").await?;
+        let flood = self.flood(scene, server, folder, &flooding, last)?;
+        let beside = self
+            .quiet(scene, server, &quiet, "beside the flood")
+            .await?;
+        drop(flood);
+        Ok(Report {
+            flood_in_flight: self.flood,
+            p99_ratio: beside.p99_ms / alone.p99_ms,
+            alone,
+            beside_flood: beside,
+        })
+    }
+
+    /// One request at a time, of one certificate each.
+    async fn quiet(
+        &self,
+        scene: &Scene,
+        server: &Server,
+        identity: &ClientIdentity,
+        step: &'static str,
+    ) -> Result<Figures, Failure> {
+        let identity = ClientIdentity {
+            chain: identity.chain.clone(),
+            key: identity.key.clone_key(),
+        };
+        let tls = trust::client_config(&scene.trust_domain, &scene.bundles, Some(identity))?;
+        let tokens = scene.tokens(0)?;
+        let pods: Vec<_> = tokens
+            .iter()
+            .filter_map(|token| material::pod_of(token))
+            .collect();
+        let load = Load {
+            path: Path::Agent,
+            lanes: vec![Lane {
+                line: Line::new(&server.grpc, tls),
+                calls: material::batch_calls(&pods, &scene.csrs, 1),
+                next: Arc::default(),
+            }],
+            concurrency: 1,
+            warm_up: WARM_UP,
+            duration: self.duration,
+            received: None,
+        };
+        let progress = Progress::new(step, self.duration.as_secs());
+        let running = load.start();
+        running.warmed_up().await;
+        running.measured(&progress).await;
+        let (seen, _) = running.finish().await?;
+        Figures::of(&seen)
+    }
+
+    fn flood(
+        &self,
+        scene: &Scene,
+        server: &Server,
+        folder: &FilePath,
+        identity: &ClientIdentity,
+        node: usize,
+    ) -> Result<Child, Failure> {
+        let local = |error: &dyn std::fmt::Display| {
+            Failure::local(format!("can't prepare the flood: {error}"))
+        };
+        let dir = folder.join("flood");
+        fs::create_dir(&dir).map_err(|error| local(&error))?;
+        let mut chain = String::new();
+        for der in &identity.chain {
+            chain.push_str(&pem::encode(pem::CERTIFICATE, der));
+        }
+        let key = pem::encode(pem::PRIVATE_KEY, identity.key.secret_der());
+        let root = server.root_pem()?;
+        let tokens = scene.tokens(node)?.join("\n");
+        let files: [(&str, &[u8]); 4] = [
+            ("svid.pem", chain.as_bytes()),
+            ("svid_key.pem", key.as_bytes()),
+            ("root.pem", &root),
+            ("tokens", tokens.as_bytes()),
+        ];
+        for (name, content) in files {
+            fs::write(dir.join(name), content).map_err(|error| local(&error))?;
+        }
+        let own = std::env::current_exe().map_err(|error| local(&error))?;
+        let seconds = (self.duration + WARM_UP).as_secs() + 5;
+        Command::new("nice")
+            .args(["-n", "19"])
+            .arg(own)
+            .args(["bench", "issue", "--path", "agent", "--batch", "1"])
+            .args([
+                "--target",
+                &server.grpc,
+                "--trust-domain",
+                server::TRUST_DOMAIN,
+            ])
+            .args(["--concurrency", &self.flood.to_string()])
+            .args(["--duration", &format!("{seconds}s")])
+            .arg("--trust-bundle")
+            .arg(dir.join("root.pem"))
+            .arg("--tokens")
+            .arg(dir.join("tokens"))
+            .arg("--agent-svid")
+            .arg(&dir)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(|error| local(&error))
+    }
+}
+
+/// What both agents need.
+struct Scene {
+    trust_domain: citadel_identity::TrustDomain,
+    bundles: BundleSet,
+    population: Population,
+    key: RsaKey,
+    csrs: Vec<Vec<u8>>,
+}
+
+impl Scene {
+    async fn attest(&self, grpc: &str, node: usize) -> Result<ClientIdentity, Failure> {
+        let now = OffsetDateTime::now_utc().unix_timestamp();
+        let agent = self.population.agent(node);
+        let token = self.key.token(&self.population.claims(agent, now))?;
+        let own_key = WorkloadKey::generate()
+            .map_err(|error| Failure::local(format!("can't make a key: {error}")))?;
+        let tls = trust::client_config(&self.trust_domain, &self.bundles, None)?;
+        target::attest(&Line::new(grpc, tls), &token, own_key).await
+    }
+
+    /// Tokens of the pods of a node.
+    fn tokens(&self, node: usize) -> Result<Vec<String>, Failure> {
+        let now = OffsetDateTime::now_utc().unix_timestamp();
+        let pods = self.population.on_node(node).iter();
+        pods.map(|pod| self.key.token(&self.population.claims(pod, now)))
+            .collect()
+    }
+}
+
+impl Figures {
+    fn of(seen: &Seen) -> Result<Self, Failure> {
+        if seen.latencies.is_empty() {
+            return Err(Failure::unavailable(
+                "not one request was answered while it was measured",
+            ));
+        }
+        let ms = |p| f64::from(percentile(&seen.latencies, p)) / 1e3;
+        Ok(Self {
+            requests: seen.latencies.len(),
+            p50_ms: ms(50.0),
+            p99_ms: ms(99.0),
+            errors: seen.errors.values().sum(),
+        })
+    }
+}
+
+impl Report {
+    fn table(&self) -> String {
+        let mut table = Table::new(
+            1,
+            &[
+                "one request at a time",
+                "requests",
+                "p50 ms",
+                "p99 ms",
+                "errors",
+            ],
+        );
+        for (name, figures) in [
+            ("alone", &self.alone),
+            ("beside the flood", &self.beside_flood),
+        ] {
+            table.row(vec![
+                name.to_owned(),
+                figures.requests.to_string(),
+                format!("{:.2}", figures.p50_ms),
+                format!("{:.2}", figures.p99_ms),
+                figures.errors.to_string(),
+            ]);
+        }
+        format!(
+            "{}p99 beside {} requests in flight of another node: {:.2} times as long\n",
+            table.render(),
+            self.flood_in_flight,
+            self.p99_ratio
+        )
+    }
+}
