@@ -1,7 +1,7 @@
 //! What every service does first: credentials, a turn in the queue, and one log line for each
 //! refusal. The deadline is the gate's.
 
-use std::{future::Future, sync::Arc};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use citadel_identity::{bundle::BundleSet, template};
 use citadel_proto::v1;
@@ -19,6 +19,11 @@ use crate::{
     issuance::{Issuance, Svid},
     metrics::{Metrics, Stage},
 };
+
+/// When a request that found its queue full is told so. Whoever asks again at once, against
+/// the hint, would else cost the server's CPU, which is everybody's: a refusal is as much work
+/// for HTTP/2 and TLS as an answer.
+const REFUSED_AFTER: Duration = Duration::from_millis(100);
 
 /// What the services share.
 pub(crate) struct FrontParts {
@@ -64,7 +69,11 @@ impl Front {
         work: impl Future<Output = Result<T, Refusal>>,
     ) -> Result<T, Status> {
         let admitted = async {
-            let _turn = self.admission.enter(credentials.lane.clone()).await?;
+            let turn = self.admission.enter(credentials.lane.clone()).await;
+            if turn.is_err() {
+                tokio::time::sleep(REFUSED_AFTER).await;
+            }
+            let _turn = turn?;
             self.metrics.waiting(self.admission.waiting());
             work.await
         };

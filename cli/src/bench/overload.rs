@@ -91,7 +91,8 @@ impl OverloadArgs {
         standin.write_kubeconfig(&kubeconfig)?;
         let settings = json!({
             "store": format!("sqlite:{}", place.path().join("data/citadel.db").display()),
-            "limits": { "in_flight": 4, "queue": 64, "queue_per_node": 64 },
+            // One node alone can't fill the queue.
+            "limits": { "in_flight": 4, "queue": 256, "queue_per_node": 64 },
         });
         let server =
             Server::start(&server::binary(None)?, place.path(), &kubeconfig, &settings).await?;
