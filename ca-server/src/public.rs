@@ -4,9 +4,6 @@
 //! service-account token. Checkpoint and hash tiles say nothing of anybody; with
 //! `log.public_hashes` everybody may have them, without it auditors.
 
-#[cfg(test)]
-mod tests;
-
 use std::{num::NonZeroU16, sync::Arc};
 
 use axum::{
