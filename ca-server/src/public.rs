@@ -4,7 +4,7 @@
 //! service-account token. Checkpoint and hash tiles say nothing of anybody; with
 //! `log.public_hashes` everybody may have them, without it auditors.
 
-use std::{num::NonZeroU16, sync::Arc};
+use std::{num::NonZeroU16, sync::Arc, time::Duration};
 
 use axum::{
     Extension, Router,
@@ -15,6 +15,7 @@ use axum::{
 };
 use citadel_ledger::{Resource, TILE_WIDTH, Tile, bundle};
 use citadel_runtime::tls::PeerInfo;
+use tokio::sync::Semaphore;
 use tonic::{Code, metadata::MetadataMap};
 
 use crate::{
@@ -34,7 +35,14 @@ pub(crate) struct Public {
     pub(crate) log: Arc<Log>,
     /// Whether everybody may have checkpoint and hash tiles.
     pub(crate) open_hashes: bool,
+    /// From a request's head to its answer.
+    pub(crate) deadline: Duration,
+    /// Reads of the store at once: renewals read it too.
+    pub(crate) reads: Arc<Semaphore>,
 }
+
+/// Reads of the store for the public at once.
+pub(crate) const READS: usize = 2;
 
 /// Why there is no such resource, or not for this caller.
 enum Refused {
@@ -45,7 +53,7 @@ enum Refused {
 
 /// Tiles never change: a wider one has another path.
 const FOREVER: &str = "public, max-age=31536000, immutable";
-/// Entries are not for shared caches.
+/// What not everybody may have is not for shared caches.
 const FOREVER_PRIVATE: &str = "private, max-age=31536000, immutable";
 
 /// The routes.
@@ -66,9 +74,11 @@ async fn resource(
     let Ok(resource) = Resource::from_path(path) else {
         return Refused::NotFound.into_response();
     };
-    match public.answer(resource, &peer, headers).await {
-        Ok(response) => response,
-        Err(refused) => refused.into_response(),
+    let answer = public.answer(resource, &peer, headers);
+    match tokio::time::timeout(public.deadline, answer).await {
+        Ok(Ok(response)) => response,
+        Ok(Err(refused)) => refused.into_response(),
+        Err(_) => Refused::Denied(Code::Unavailable).into_response(),
     }
 }
 
@@ -87,6 +97,7 @@ impl Public {
                 .await
                 .map_err(|status| Refused::Denied(status.code()))?;
         }
+        let _read = self.reads.acquire().await;
         let newest = self.log.newest().ok_or(Refused::NotFound)?;
         let size = newest.checkpoint.size;
         match resource {
@@ -101,7 +112,8 @@ impl Public {
             Resource::Hashes(tile) => {
                 covered(tile, size)?;
                 let mut tiles = self.log.store().tiles(&[tile]).await?;
-                Ok(bytes(FOREVER, tiles.pop().ok_or(Refused::NotFound)?))
+                let cache = if open { FOREVER } else { FOREVER_PRIVATE };
+                Ok(bytes(cache, tiles.pop().ok_or(Refused::NotFound)?))
             }
             Resource::Entries(tile) => {
                 covered(tile, size)?;
@@ -167,7 +179,7 @@ impl IntoResponse for Refused {
             }
             Self::Denied(_) => (StatusCode::FORBIDDEN, "for auditors alone\n"),
             Self::Store(error) => {
-                tracing::warn!(%error, "the log can't be read");
+                tracing::debug!(%error, "the log can't be read");
                 (StatusCode::SERVICE_UNAVAILABLE, "try again\n")
             }
         }

@@ -25,7 +25,10 @@ use citadel_runtime::{
 use prometheus_client::registry::Registry;
 use rustls::pki_types::CertificateDer;
 use time::OffsetDateTime;
-use tokio::{net::TcpListener, sync::watch};
+use tokio::{
+    net::TcpListener,
+    sync::{Semaphore, watch},
+};
 use tonic::transport::Server;
 use tonic_health::pb::health_server::HealthServer;
 
@@ -347,6 +350,8 @@ impl Bound {
                 access: self.access.clone(),
                 log: self.log.clone(),
                 open_hashes: self.public_hashes,
+                deadline: self.limits.request_deadline,
+                reads: Arc::new(Semaphore::new(public::READS)),
             });
             let serving = https::serve(incoming, router, self.shutdown.signal());
             self.shutdown.spawn(serving);

@@ -52,10 +52,12 @@ async fn answer(connection: TlsConn, router: Router, shutdown: ShutdownSignal) {
     let mut http = auto::Builder::new(TokioExecutor::new());
     http.http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_DEADLINE);
+        .header_read_timeout(HEADER_DEADLINE)
+        .max_buf_size(16 * 1024);
     http.http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS)
+        .max_header_list_size(16 * 1024)
         .keep_alive_interval(Some(HEADER_DEADLINE));
     let service = TowerToHyperService::new(service);
     let mut served = std::pin::pin!(http.serve_connection(TokioIo::new(connection), service));

@@ -152,7 +152,6 @@ impl<'de> Visitor<'de> for AudienceVisitor {
 
 /// A token in its parts, as it says they are: nothing is verified yet. It is decoded once;
 /// what is verified later are the claims that were looked at here.
-#[derive(Debug)]
 pub struct Unverified<'t> {
     /// The part of the header that matters.
     pub header: Header,
@@ -162,6 +161,13 @@ pub struct Unverified<'t> {
     pub signing_input: &'t [u8],
     /// The signature.
     pub signature: Vec<u8>,
+}
+
+// The token is a secret: whole, and in its parts.
+impl fmt::Debug for Unverified<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Unverified").finish_non_exhaustive()
+    }
 }
 
 /// Takes a token apart.

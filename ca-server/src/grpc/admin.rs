@@ -101,6 +101,10 @@ impl AdminService for AdminApi {
             }
             None => return Err(Status::invalid_argument("entry: give log_index or serial")),
         };
+        let size = self.log.store().size().await;
+        if index.0 >= size.map_err(|error| store_status(&error))? {
+            return Err(Status::not_found(format!("the log has no entry {index}")));
+        }
         match self.log.receipt(index).await {
             Ok(Some(receipt)) => Ok(Response::new(v1::GetReceiptResponse {
                 receipt: receipt.encode(),

@@ -15,7 +15,7 @@ impl Log {
         // What an error leaves in doubt is asked of the store again.
         let mut tree = match builder.take() {
             Some(tree) => tree,
-            None => self.resumed().await?,
+            None => self.caught_up().await?,
         };
         let size = self.store.size().await?;
         while tree.size() < size || (size > 0 && self.newest().is_none()) {
@@ -23,7 +23,7 @@ impl Log {
                 Ok(()) => {}
                 // Another replica does the work: go on from where it is.
                 Err(LogError::Store(StoreError::TreeMoved { .. })) => {
-                    tree = self.resumed().await?;
+                    tree = self.caught_up().await?;
                 }
                 Err(error) => return Err(error),
             }
@@ -42,15 +42,18 @@ impl Log {
             root: tree.root(),
         };
         let note = checkpoint.sign(&[&self.key])?;
+        let previous = self.newest();
+        // Kept before anybody can see it: a start accepts one that is ahead of the tree.
+        self.keep(note.clone()).await?;
         self.store
             .integrate(Growth {
                 from,
                 to: checkpoint.size,
                 tiles: tree.take_tiles(),
+                previous: previous.map(|previous| previous.note.clone()),
                 checkpoint: note.clone(),
             })
             .await?;
-        self.keep(note.clone()).await?;
         self.publish(Signed { checkpoint, note });
         Ok(())
     }
@@ -75,34 +78,66 @@ impl Log {
     pub(super) async fn follow(&self) -> Result<(), LogError> {
         // Its own right edge is of no use any more.
         self.builder.lock().await.take();
-        let Some(note) = self.store.tree().await?.checkpoint else {
-            return Ok(());
-        };
-        let signed = self.open_checkpoint(note)?;
-        let known = self.newest().map_or(0, |newest| newest.checkpoint.size);
-        if signed.checkpoint.size > known {
-            self.keep(signed.note.clone()).await?;
-            self.publish(signed);
+        match self.store.tree().await?.checkpoint {
+            Some(note) => self.adopt(self.open_checkpoint(note)?).await,
+            None => self.adopt_none(),
         }
+    }
+
+    /// The tree as the store has it, with its checkpoint, which may be another replica's.
+    async fn caught_up(&self) -> Result<Builder, LogError> {
+        let (builder, signed) = self.resumed().await?;
+        match signed {
+            Some(signed) => self.adopt(signed).await?,
+            None => self.adopt_none()?,
+        }
+        Ok(builder)
+    }
+
+    /// Makes a checkpoint of the store the newest one, if it goes on from the one before: a
+    /// database that failed over may have lost what was signed.
+    async fn adopt(&self, signed: Signed) -> Result<(), LogError> {
+        if let Some(known) = self.newest() {
+            if known.note == signed.note {
+                return Ok(());
+            }
+            let (seen, found) = (known.checkpoint.size, signed.checkpoint.size);
+            if found < seen {
+                return Err(LogError::RolledBack { found, seen });
+            }
+            if super::root_at(self.store.as_ref(), seen).await? != known.checkpoint.root {
+                return Err(LogError::OtherHistory { size: seen });
+            }
+        }
+        self.keep(signed.note.clone()).await?;
+        self.publish(signed);
         Ok(())
     }
 
-    /// The tree as the store has it, held against its checkpoint, which may be another
-    /// replica's.
-    pub(super) async fn resumed(&self) -> Result<Builder, LogError> {
+    /// The store has no checkpoint: right as long as none was seen.
+    fn adopt_none(&self) -> Result<(), LogError> {
+        match self.newest() {
+            None => Ok(()),
+            Some(known) => Err(LogError::RolledBack {
+                found: 0,
+                seen: known.checkpoint.size,
+            }),
+        }
+    }
+
+    /// The tree as the store has it, held against its checkpoint.
+    pub(super) async fn resumed(&self) -> Result<(Builder, Option<Signed>), LogError> {
         let state = self.store.tree().await?;
         let builder = resume(self.store.as_ref(), state.size).await?;
-        match state.checkpoint {
-            None => Ok(builder),
-            Some(note) => {
-                let signed = self.open_checkpoint(note)?;
-                let Checkpoint { size, root, .. } = signed.checkpoint;
-                if (size, root) != (builder.size(), builder.root()) {
-                    return Err(LogError::Root(size));
-                }
-                self.publish(signed);
-                Ok(builder)
-            }
+        let Some(note) = state.checkpoint else {
+            return Ok((builder, None));
+        };
+        let signed = self.open_checkpoint(note)?;
+        let Checkpoint { size, root, .. } = signed.checkpoint;
+        if (size, root) == (builder.size(), builder.root()) {
+            Ok((builder, Some(signed)))
+        } else {
+            Err(LogError::Root(size))
         }
     }
 }

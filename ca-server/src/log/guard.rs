@@ -44,12 +44,16 @@ fn publish(files: &Directory<'_>, verifier: &VerifierKey) -> Result<(), LogError
 
 impl Log {
     /// Holds the store against its own checkpoint and against the guard file's.
-    pub(super) async fn check_history(&self, rollback: Rollback) -> Result<(), LogError> {
+    pub(super) async fn check_history(
+        &self,
+        guard: Option<Signed>,
+        rollback: Rollback,
+    ) -> Result<(), LogError> {
         let size = self.store.size().await?;
         if let Some(own) = self.newest() {
             self.check(&own, size).await?;
         }
-        let Some(guard) = self.guard()? else {
+        let Some(guard) = guard else {
             if self.newest().is_some() {
                 tracing::warn!(
                     directory = %self.directory.display(),
@@ -85,7 +89,7 @@ impl Log {
                 seen: checkpoint.size,
             });
         }
-        let mut builder = self.resumed().await?;
+        let (mut builder, _) = self.resumed().await?;
         let root = if checkpoint.size <= builder.size() {
             super::root_at(self.store.as_ref(), checkpoint.size).await?
         } else {
@@ -102,7 +106,7 @@ impl Log {
         }
     }
 
-    fn guard(&self) -> Result<Option<Signed>, LogError> {
+    pub(super) fn guard(&self) -> Result<Option<Signed>, LogError> {
         let Some(note) = Directory::open(&self.directory)?.read_public(GUARD)? else {
             return Ok(None);
         };

@@ -91,8 +91,14 @@ impl Log {
             directory,
             holder: hex::encode(crypto::random::<8>()),
         };
-        log.resumed().await?;
-        log.check_history(rollback).await?;
+        // Read first: what it covers was recorded before it was written.
+        let guard = log.guard()?;
+        // Not kept yet: it may be older than the guard file's.
+        let (_, own) = log.resumed().await?;
+        if let Some(own) = own {
+            log.publish(own);
+        }
+        log.check_history(guard, rollback).await?;
         log.grow().await?;
         Ok(Arc::new(log))
     }

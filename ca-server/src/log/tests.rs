@@ -292,7 +292,7 @@ async fn another_replica_that_was_faster_is_followed() {
     let folder = TempDir::new().unwrap();
     let log = opened(folder.path()).await;
     issue(&log, 0..5).await;
-    let mut slow = log.resumed().await.unwrap();
+    let (mut slow, _) = log.resumed().await.unwrap();
     let stale = slow.clone();
     log.grow().await.unwrap();
     issue(&log, 5..7).await;
@@ -513,4 +513,77 @@ async fn one_flipped_bit_is_named() {
         run_sql(folder.path(), undo).await;
     }
     verdict(folder.path(), &key, &[]).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_gap_is_not_signed_over() {
+    let folder = TempDir::new().unwrap();
+    let log = opened(folder.path()).await;
+    issue(&log, 0..10).await;
+    log.grow().await.unwrap();
+    issue(&log, 10..20).await;
+    // As after a restart: nothing is passed on in memory.
+    log.store.leaves(LogIndex(10), 100).await.unwrap();
+    run_sql(folder.path(), "DELETE FROM entries WHERE idx = 15").await;
+    let error = log.grow().await.unwrap_err();
+    assert!(error.to_string().contains("entry 15 is missing"), "{error}");
+    assert_eq!(log.newest().unwrap().checkpoint.size, 10);
+    log.store.close().await;
+}
+
+/// As after a failover to a standby that had not received the newest step.
+#[tokio::test]
+async fn a_running_server_signs_nothing_beside_what_it_signed() {
+    let folder = TempDir::new().unwrap();
+    let log = opened(folder.path()).await;
+    issue(&log, 0..10).await;
+    log.grow().await.unwrap();
+    let older = log.store.tree().await.unwrap();
+    issue(&log, 10..20).await;
+    log.grow().await.unwrap();
+    let signed = log.newest().unwrap();
+    let guard = fs::read(folder.path().join("keys/log.checkpoint")).unwrap();
+    let back = format!(
+        "UPDATE tree SET size = 10, checkpoint = CAST('{}' AS BLOB)",
+        older.checkpoint.unwrap()
+    );
+    for sql in [back.as_str(), "UPDATE tree SET size = 0, checkpoint = NULL"] {
+        run_sql(folder.path(), sql).await;
+        issue(
+            &log,
+            log.store.size().await.unwrap()..log.store.size().await.unwrap() + 1,
+        )
+        .await;
+        for outcome in [log.grow().await, log.follow().await, log.grow().await] {
+            let error = outcome.unwrap_err();
+            assert!(
+                matches!(error, LogError::RolledBack { seen: 20, .. }),
+                "{error}"
+            );
+        }
+        assert_eq!(log.newest().unwrap(), signed);
+    }
+    // What was seen is there for the next start.
+    let kept = fs::read(folder.path().join("keys/log.checkpoint")).unwrap();
+    let keys = [log.verifier().clone()];
+    let kept = Checkpoint::open(&kept, &keys).unwrap();
+    let guard = Checkpoint::open(&guard, &keys).unwrap();
+    assert!(kept.size >= guard.size);
+    log.store.close().await;
+}
+
+#[tokio::test]
+async fn a_log_without_any_checkpoint_is_not_called_valid() {
+    let folder = TempDir::new().unwrap();
+    let log = opened(folder.path()).await;
+    issue(&log, 0..10).await;
+    log.close().await;
+    run_sql(
+        folder.path(),
+        "DELETE FROM tiles; UPDATE tree SET size = 0, checkpoint = NULL",
+    )
+    .await;
+    let key = log.verifier().clone();
+    let error = verdict(folder.path(), &key, &[]).await.unwrap_err();
+    assert!(matches!(error, Broken::NoCheckpoint(11)), "{error}");
 }

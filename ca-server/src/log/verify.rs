@@ -60,6 +60,9 @@ pub enum Broken {
         /// Entries that it covers.
         size: u64,
     },
+    /// Nothing says what the log should be.
+    #[error("no checkpoint covers any of the log's {0} entries")]
+    NoCheckpoint(u64),
     /// A checkpoint that is not one, or not this log's.
     #[error("the checkpoint {from} is refused: {error}")]
     Checkpoint {
@@ -92,6 +95,9 @@ pub async fn verify(
         .chain(witnesses)
         .map(|witness| open(witness, key))
         .collect::<Result<Vec<_>, _>>()?;
+    if witnesses.is_empty() && size > 0 {
+        return Err(Broken::NoCheckpoint(size));
+    }
     witnesses.sort_by_key(|(_, checkpoint)| checkpoint.size);
 
     let mut tree = Builder::new();

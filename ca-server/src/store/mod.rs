@@ -95,11 +95,10 @@ pub trait Store: Send + Sync {
 
     /// The leaf hashes of up to `limit` entries from this index upwards, without a gap.
     async fn leaves(&self, from: LogIndex, limit: usize) -> Result<Vec<Hash>, StoreError> {
-        let entries = self.read(from, limit.min(MAX_PAGE)).await?;
-        Ok(entries
-            .iter()
-            .map(|entry| leaf_hash(&entry.bytes))
-            .collect())
+        Ok(leaves_of(
+            from,
+            &self.read(from, limit.min(MAX_PAGE)).await?,
+        ))
     }
 
     /// How far the tree reaches.
@@ -198,6 +197,15 @@ impl NewEntry {
             MAX_SERIAL_BYTES,
         )
     }
+}
+
+/// Leaf hashes from this index on, as far as the entries have no gap.
+fn leaves_of(from: LogIndex, entries: &[StoredEntry]) -> Vec<Hash> {
+    (from.0..)
+        .zip(entries)
+        .take_while(|(index, entry)| entry.index.0 == *index)
+        .map(|(_, entry)| leaf_hash(&entry.bytes))
+        .collect()
 }
 
 fn within(what: &'static str, size: usize, limit: usize) -> Result<(), StoreError> {

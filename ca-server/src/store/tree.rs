@@ -21,6 +21,8 @@ pub struct Growth {
     pub to: u64,
     /// The tiles that have changed, each with its whole content.
     pub tiles: Vec<(Tile, Vec<u8>)>,
+    /// The checkpoint that it goes on from; `None` for the first.
+    pub previous: Option<String>,
     /// The signed note over `to`.
     pub checkpoint: String,
 }

@@ -118,10 +118,13 @@ impl OverloadArgs {
         let quiet = scene.attest(&server.grpc, 0).await?;
         let flooding = scene.attest(&server.grpc, last).await?;
         let alone = self.quiet(scene, server, &quiet, "alone").await?;
-        let flood = self.flood(scene, server, folder, &flooding, last)?;
+        let mut flood = self.flood(scene, server, folder, &flooding, last)?;
         let beside = self
             .quiet(scene, server, &quiet, "beside the flood")
             .await?;
+        if !matches!(flood.try_wait(), Ok(None)) {
+            return Err(Failure::local("the flood ended early: nothing is reported"));
+        }
         drop(flood);
         Ok(Report {
             flood_in_flight: self.flood,

@@ -36,7 +36,8 @@ pub(crate) struct SourceArgs {
 }
 
 impl SourceArgs {
-    fn path(&self) -> Result<PathBuf, Failure> {
+    /// The store's file.
+    pub(super) fn path(&self) -> Result<PathBuf, Failure> {
         match self.store.strip_prefix("sqlite:") {
             Some(path) if !path.is_empty() => Ok(PathBuf::from(path)),
             _ => Err(Failure::usage(format!(

@@ -25,7 +25,10 @@ impl VerifyArgs {
     pub(crate) async fn run(self, source: &SourceArgs, format: Format) -> Result<Outcome, Ended> {
         let key = source.key()?;
         let mut witnesses = Vec::new();
-        for path in &self.checkpoint {
+        // What the CA keeps beside the store, where it is there.
+        let guard = source.path()?.with_file_name("log.checkpoint");
+        let guard = guard.exists().then_some(guard);
+        for path in self.checkpoint.iter().chain(&guard) {
             let note = std::fs::read_to_string(path)
                 .map_err(|error| Failure::local(format!("{}: {error}", path.display())))?;
             witnesses.push(Witness {

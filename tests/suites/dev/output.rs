@@ -6,7 +6,7 @@ use citadel_tests::citadel::Finished;
 use citadel_tests::dir::TestDir;
 use citadel_tests::parts::program;
 use citadel_tests::process::{Launch, Process};
-use citadel_tests::{http, secrets};
+use citadel_tests::{http, secrets, wait};
 
 use super::{PATIENCE, mode, text};
 
@@ -72,8 +72,11 @@ async fn people_are_told_where_everything_is_and_what_to_type_next() {
             .strip_prefix("http://")
             .and_then(|it| it.strip_suffix("/readyz"));
         let address = address.expect("a URL of /readyz").parse().unwrap();
-        let answer = http::get(address, "/readyz").await.expect("an answer");
-        assert_eq!(answer.status, 200, "{health}: {}", answer.body);
+        wait::until(health, PATIENCE, async || {
+            let answer = http::get(address, "/readyz").await.expect("an answer");
+            (answer.status == 200).then_some(())
+        })
+        .await;
     }
     assert_eq!(fact("data "), text(&data));
     let bundle = std::fs::read_to_string(fact("trust bundle ")).unwrap();

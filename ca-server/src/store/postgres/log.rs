@@ -303,7 +303,12 @@ impl Log for PostgresLog {
 
     async fn integrate(&mut self, growth: &Growth) -> Result<(), StoreError> {
         match self.run(tree::integrate(growth)).await? {
-            0 => Err(StoreError::TreeMoved { from: growth.from }),
+            0 => {
+                let mut connection = self.take_connection().await?;
+                connect::check_durable(&mut connection).await?;
+                self.connection = Some(connection);
+                Err(StoreError::TreeMoved { from: growth.from })
+            }
             _ => Ok(()),
         }
     }

@@ -3,15 +3,16 @@
 use std::time::Duration;
 
 use citadel_ledger::Tile;
-use sqlx::{Postgres, postgres::PgArguments, query::Query};
+use sqlx::{AssertSqlSafe, Postgres, postgres::PgArguments, query::Query};
 
-use super::select::Reader;
+use super::{connect, select::Reader};
 use crate::store::{
     Growth, StoreError, TreeState,
     tree::{cut, tile_id},
 };
 
-/// One step, all of it or nothing: no row where it does not follow on what is there.
+/// One step, all of it or nothing: no row where it does not follow on what is there, nor
+/// where the commit would not be durable.
 pub(super) fn integrate(growth: &Growth) -> Query<'_, Postgres, PgArguments> {
     let ids: Vec<i64> = growth
         .tiles
@@ -23,9 +24,11 @@ pub(super) fn integrate(growth: &Growth) -> Query<'_, Postgres, PgArguments> {
         .iter()
         .map(|(_, hashes)| hashes.as_slice())
         .collect();
-    sqlx::query(
+    let sql = format!(
         "WITH moved AS ( \
-           UPDATE tree SET size = $2, checkpoint = $3 WHERE size = $1 RETURNING size \
+           UPDATE tree SET size = $2, checkpoint = $3 \
+           WHERE size = $1 AND checkpoint IS NOT DISTINCT FROM $6 AND {} \
+           RETURNING size \
          ), kept AS ( \
            INSERT INTO tiles (id, hashes) \
            SELECT new.id, new.hashes \
@@ -33,12 +36,15 @@ pub(super) fn integrate(growth: &Growth) -> Query<'_, Postgres, PgArguments> {
            ON CONFLICT (id) DO UPDATE SET hashes = excluded.hashes \
          ) \
          SELECT size FROM moved",
-    )
-    .bind(growth.from.cast_signed())
-    .bind(growth.to.cast_signed())
-    .bind(growth.checkpoint.as_bytes())
-    .bind(ids)
-    .bind(hashes)
+        connect::DURABLE
+    );
+    sqlx::query(AssertSqlSafe(sql))
+        .bind(growth.from.cast_signed())
+        .bind(growth.to.cast_signed())
+        .bind(growth.checkpoint.as_bytes())
+        .bind(ids)
+        .bind(hashes)
+        .bind(growth.previous.as_ref().map(String::as_bytes))
 }
 
 impl Reader {

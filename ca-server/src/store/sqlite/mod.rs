@@ -26,7 +26,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use citadel_ledger::{Hash, Tile, leaf_hash};
+use citadel_ledger::{Hash, Tile};
 use sqlx::{SqliteConnection, sqlite::SqliteSynchronous};
 
 use self::{files::WriterLock, fresh::Fresh, select::Reader, writer::SqliteLog};
@@ -227,10 +227,7 @@ impl Store for SqliteStore {
             Err(first) => usize::try_from(first - from.0).map_or(limit, |gap| gap.min(limit)),
         };
         let entries = self.reader.read(from.0, wanted.min(MAX_PAGE)).await?;
-        Ok(entries
-            .iter()
-            .map(|entry| leaf_hash(&entry.bytes))
-            .collect())
+        Ok(super::leaves_of(from, &entries))
     }
 
     async fn tree(&self) -> Result<TreeState, StoreError> {

@@ -35,20 +35,22 @@ pub(super) async fn tiles(log: &SqlitePool, tiles: &[Tile]) -> Result<Vec<Vec<u8
     Ok(contents)
 }
 
-/// One step, all of it or nothing. Refuses one that does not follow on what is there.
+/// One step, all of it or nothing; false where it does not follow on what is there.
 pub(super) async fn integrate(
     connection: &mut SqliteConnection,
     growth: &Growth,
-) -> Result<(), StoreError> {
+) -> Result<bool, sqlx::Error> {
     let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
-    let moved = sqlx::query("UPDATE tree SET size = ?, checkpoint = ? WHERE size = ?")
-        .bind(growth.to.cast_signed())
-        .bind(growth.checkpoint.as_bytes())
-        .bind(growth.from.cast_signed())
-        .execute(&mut *transaction)
-        .await?;
+    let moved =
+        sqlx::query("UPDATE tree SET size = ?, checkpoint = ? WHERE size = ? AND checkpoint IS ?")
+            .bind(growth.to.cast_signed())
+            .bind(growth.checkpoint.as_bytes())
+            .bind(growth.from.cast_signed())
+            .bind(growth.previous.as_ref().map(String::as_bytes))
+            .execute(&mut *transaction)
+            .await?;
     if moved.rows_affected() != 1 {
-        return Err(StoreError::TreeMoved { from: growth.from });
+        return Ok(false);
     }
     for (tile, content) in &growth.tiles {
         sqlx::query(
@@ -61,5 +63,5 @@ pub(super) async fn integrate(
         .await?;
     }
     transaction.commit().await?;
-    Ok(())
+    Ok(true)
 }

@@ -168,7 +168,11 @@ impl Log for SqliteLog {
     async fn integrate(&mut self, growth: &Growth) -> Result<(), StoreError> {
         self.restored().await?;
         let connection = self.connection.as_mut().ok_or(StoreError::Closed)?;
-        tree::integrate(connection, growth).await
+        match tree::integrate(connection, growth).await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(StoreError::TreeMoved { from: growth.from }),
+            Err(error) => Err(self.distrust(error).await),
+        }
     }
 
     /// There is one writer: the task is always its own.
