@@ -20,7 +20,7 @@ use crate::{
 
 /// Between two looks at every part.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// The same while a part is not ready.
+/// The same while a part is not ready: who waits for this server is told soon.
 const SOON: Duration = Duration::from_millis(100);
 /// Between two writes of the bundle when it did not change: for so long somebody else's edit
 /// stands. The API server stores nothing where nothing differs.
@@ -89,21 +89,21 @@ impl Monitor {
                 StoreHealth::Ready => store.set_ready(),
                 StoreHealth::NotReady(error) => store.set_not_ready(error.to_string()),
             }
-            let mut wait = INTERVAL;
             for (cluster, part) in &clusters {
                 if let Some(skew) = cluster.api().clock_skew() {
                     self.metrics.clock_skew(cluster.name(), skew);
                 }
                 match Self::problem(cluster, &shared) {
                     None => part.set_ready(),
-                    Some(problem) => {
-                        part.set_not_ready(problem);
-                        // Who waits for this server is told soon.
-                        wait = SOON;
-                    }
+                    Some(problem) => part.set_not_ready(problem),
                 }
             }
             self.metrics.waiting(self.admission.waiting());
+            let wait = if self.readiness.is_ready() {
+                INTERVAL
+            } else {
+                SOON
+            };
             tokio::select! {
                 () = self.shutdown.wait() => return,
                 () = tokio::time::sleep(wait) => {}

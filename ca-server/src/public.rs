@@ -4,7 +4,7 @@
 //! service-account token. Checkpoint and hash tiles say nothing of anybody; with
 //! `log.public_hashes` everybody may have them, without it auditors.
 
-use std::{num::NonZeroU16, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Extension, Router,
@@ -13,15 +13,15 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use citadel_ledger::{Resource, TILE_WIDTH, Tile, bundle};
+use citadel_ledger::{Resource, Tile};
 use citadel_runtime::tls::PeerInfo;
 use tokio::sync::Semaphore;
 use tonic::{Code, metadata::MetadataMap};
 
 use crate::{
     grpc::{AdminAccess, Front},
-    log::Log,
-    store::{LogIndex, Store, StoreError},
+    log::{Log, bundle},
+    store::StoreError,
 };
 
 /// What the handlers need.
@@ -117,10 +117,9 @@ impl Public {
             }
             Resource::Entries(tile) => {
                 covered(tile, size)?;
-                Ok(bytes(
-                    FOREVER_PRIVATE,
-                    entries(self.log.store(), tile).await?,
-                ))
+                // Retention takes the oldest entries away; their hashes stay.
+                let entries = bundle(self.log.store(), tile).await?;
+                Ok(bytes(FOREVER_PRIVATE, entries.ok_or(Refused::NotFound)?))
             }
         }
     }
@@ -134,19 +133,6 @@ fn covered(tile: Tile, size: u64) -> Result<(), Refused> {
     } else {
         Err(Refused::NotFound)
     }
-}
-
-/// An entry bundle.
-async fn entries(store: &dyn Store, tile: Tile) -> Result<Vec<u8>, Refused> {
-    let first = tile.index * u64::from(TILE_WIDTH);
-    let count = usize::from(NonZeroU16::get(tile.width));
-    let entries = store.read(LogIndex(first), count).await?;
-    // Retention takes the oldest entries away; their hashes stay.
-    if entries.len() < count || entries.first().is_none_or(|entry| entry.index.0 != first) {
-        return Err(Refused::NotFound);
-    }
-    let encoded = bundle::encode(entries.iter().map(|entry| entry.bytes.as_slice()));
-    encoded.map_err(|error| StoreError::Corrupt(error.to_string()).into())
 }
 
 fn bytes(cache: &'static str, content: Vec<u8>) -> Response {

@@ -164,8 +164,9 @@ pub async fn build(config: Config, parts: Parts) -> Result<Bound, StartError> {
         parts.rollback,
     )
     .await?;
-    let digest = crypto::sha256(config.digest.as_bytes());
-    store.append(vec![log::server_started(&digest)]).await?;
+    store
+        .append(vec![log::server_started(&config.digest)])
+        .await?;
 
     let readiness = Readiness::new();
     let mut registry = Registry::default();

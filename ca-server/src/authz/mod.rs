@@ -11,6 +11,7 @@ mod tests;
 
 pub use entries::{Entry, EntryNodes};
 pub use grant::{Grant, Use};
+pub(crate) use policy::account_key;
 pub use policy::{Ask, Policy, PolicyOptions, Wish};
 
 /// Why a caller may not have what it asked for. The text is for the log.

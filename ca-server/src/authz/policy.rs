@@ -407,6 +407,6 @@ impl Policy {
     }
 }
 
-pub(super) fn account_key(namespace: &str, account: &str) -> String {
+pub(crate) fn account_key(namespace: &str, account: &str) -> String {
     format!("{namespace}/{account}")
 }

@@ -10,7 +10,7 @@ use super::{
     front::{Front, credentials_of},
     refusal::Refusal,
 };
-use crate::caller::Caller;
+use crate::{authz::account_key, caller::Caller};
 
 /// Who may read: SPIFFE IDs (`spiffe://…`) and service accounts (`namespace/account`).
 #[derive(Clone, Debug, Default)]
@@ -55,8 +55,8 @@ impl AdminAccess {
             .as_ref()
             .is_some_and(|(_, id)| self.auditors.contains(&id.to_string()));
         let by_account = caller.subject.as_ref().is_some_and(|subject| {
-            let key = format!("{}/{}", subject.namespace, subject.account.name);
-            self.auditors.contains(&key)
+            self.auditors
+                .contains(&account_key(&subject.namespace, &subject.account.name))
         });
         by_id || by_account
     }

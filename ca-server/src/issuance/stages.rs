@@ -9,7 +9,6 @@ use citadel_identity::{
     serial::Serial,
 };
 use citadel_proto::log;
-use prost::Message as _;
 use rustls::pki_types::CertificateDer;
 use time::{Duration, OffsetDateTime};
 
@@ -17,7 +16,7 @@ use super::{IssuanceError, Issuer};
 use crate::{
     authz::{Grant, Use},
     caller::unix_ms,
-    log::ENTRY_VERSION,
+    log::new_entry,
     store::{LogIndex, NewEntry, Store},
 };
 
@@ -243,15 +242,8 @@ impl Signed {
                 .unwrap_or_default(),
             dns_names: request.dns_names.clone(),
         };
-        let entry = log::Entry {
-            version: ENTRY_VERSION,
-            time_ms: unix_ms(*now),
-            kind: Some(log::entry::Kind::Issued(issued)),
-        };
-        NewEntry {
-            bytes: entry.encode_to_vec(),
-            serial: Some(request.serial.as_bytes().to_vec()),
-        }
+        let serial = request.serial.as_bytes().to_vec();
+        new_entry(*now, log::entry::Kind::Issued(issued), Some(serial))
     }
 }
 

@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 use crate::{caller::unix_ms, store::NewEntry};
 
 /// Version of the entries that this program writes.
-pub(crate) const ENTRY_VERSION: u32 = 1;
+const ENTRY_VERSION: u32 = 1;
 
 /// Bytes of an act's details at most.
 const MAX_DETAILS: usize = 4096;
@@ -22,11 +22,11 @@ pub fn administrator_act(act: &str, details: &str) -> NewEntry {
     }))
 }
 
-/// This process serves from now on.
-pub fn server_started(config_sha256: &[u8]) -> NewEntry {
+/// This process serves from now on, with the configuration of this digest (hex).
+pub fn server_started(config_sha256: &str) -> NewEntry {
     entry(Kind::ServerStarted(ServerStarted {
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        config_sha256: config_sha256.to_vec(),
+        config_sha256: hex::decode(config_sha256).unwrap_or_default(),
         replica: replica(),
     }))
 }
@@ -45,13 +45,18 @@ fn replica() -> String {
 }
 
 fn entry(kind: Kind) -> NewEntry {
+    new_entry(OffsetDateTime::now_utc(), kind, None)
+}
+
+/// An entry of this program's version, made at this time.
+pub(crate) fn new_entry(now: OffsetDateTime, kind: Kind, serial: Option<Vec<u8>>) -> NewEntry {
     let entry = Entry {
         version: ENTRY_VERSION,
-        time_ms: unix_ms(OffsetDateTime::now_utc()),
+        time_ms: unix_ms(now),
         kind: Some(kind),
     };
     NewEntry {
         bytes: entry.encode_to_vec(),
-        serial: None,
+        serial,
     }
 }

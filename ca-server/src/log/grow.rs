@@ -1,9 +1,9 @@
 //! The tree takes in what was recorded, and a checkpoint is signed over it.
 
-use citadel_ledger::{Builder, Checkpoint, TileSet};
+use citadel_ledger::{Builder, Checkpoint};
 
 use super::{Log, LogError, Signed};
-use crate::store::{Growth, LogIndex, Store, StoreError};
+use crate::store::{Growth, LogIndex, StoreError};
 
 /// Leaves of one step at most: 2 MB of tiles.
 const STEP: u64 = 65_536;
@@ -128,7 +128,9 @@ impl Log {
     /// The tree as the store has it, held against its checkpoint.
     pub(super) async fn resumed(&self) -> Result<(Builder, Option<Signed>), LogError> {
         let state = self.store.tree().await?;
-        let builder = resume(self.store.as_ref(), state.size).await?;
+        let edge: Vec<_> = Builder::edge_of(state.size).collect();
+        let tiles = super::prove::tile_set(self.store.as_ref(), &edge).await?;
+        let builder = Builder::resume(state.size, &tiles)?;
         let Some(note) = state.checkpoint else {
             return Ok((builder, None));
         };
@@ -140,14 +142,4 @@ impl Log {
             Err(LogError::Root(size))
         }
     }
-}
-
-/// The tree of this size, from its tiles.
-async fn resume(store: &dyn Store, size: u64) -> Result<Builder, LogError> {
-    let edge: Vec<_> = Builder::edge_of(size).collect();
-    let mut tiles = TileSet::new();
-    for (tile, content) in edge.iter().zip(store.tiles(&edge).await?) {
-        tiles.insert(*tile, &content)?;
-    }
-    Ok(Builder::resume(size, &tiles)?)
 }

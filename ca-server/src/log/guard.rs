@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use citadel_ledger::{LogKey, VerifierKey};
+use citadel_ledger::{Builder, LogKey, VerifierKey};
 
 use super::{Log, LogError, Rollback, Signed, administrator_act};
 use crate::keys::files::{Directory, PRIVATE, PUBLIC};
@@ -46,12 +46,17 @@ impl Log {
     /// Holds the store against its own checkpoint and against the guard file's.
     pub(super) async fn check_history(
         &self,
+        tree: &Builder,
         guard: Option<Signed>,
         rollback: Rollback,
     ) -> Result<(), LogError> {
         let size = self.store.size().await?;
-        if let Some(own) = self.newest() {
-            self.check(&own, size).await?;
+        // That the tree is the one of the store's checkpoint is known; are the entries there?
+        if tree.size() > size {
+            return Err(LogError::RolledBack {
+                found: size,
+                seen: tree.size(),
+            });
         }
         let Some(guard) = guard else {
             if self.newest().is_some() {
@@ -62,7 +67,7 @@ impl Log {
             }
             return Ok(());
         };
-        match self.check(&guard, size).await {
+        match self.check(tree, &guard, size).await {
             Err(error @ (LogError::RolledBack { .. } | LogError::OtherHistory { .. }))
                 if rollback == Rollback::Accept =>
             {
@@ -81,7 +86,7 @@ impl Log {
     }
 
     /// Whether the store's history, `size` entries now, goes on from this checkpoint.
-    async fn check(&self, seen: &Signed, size: u64) -> Result<(), LogError> {
+    async fn check(&self, tree: &Builder, seen: &Signed, size: u64) -> Result<(), LogError> {
         let checkpoint = &seen.checkpoint;
         if checkpoint.size > size {
             return Err(LogError::RolledBack {
@@ -89,13 +94,13 @@ impl Log {
                 seen: checkpoint.size,
             });
         }
-        let (mut builder, _) = self.resumed().await?;
-        let root = if checkpoint.size <= builder.size() {
+        let root = if checkpoint.size <= tree.size() {
             super::root_at(self.store.as_ref(), checkpoint.size).await?
         } else {
             // Signed, and lost before it was on the store's disk: the entries yield it again.
-            self.take_in(&mut builder, checkpoint.size).await?;
-            builder.root()
+            let mut tree = tree.clone();
+            self.take_in(&mut tree, checkpoint.size).await?;
+            tree.root()
         };
         if root == checkpoint.root {
             Ok(())

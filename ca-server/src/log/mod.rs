@@ -19,10 +19,10 @@ use tokio::sync::{Mutex, watch};
 
 use crate::store::{LogIndex, Store};
 
-pub(crate) use entries::ENTRY_VERSION;
+pub(crate) use entries::new_entry;
 pub use entries::{administrator_act, server_started, server_stopped};
 pub use error::LogError;
-pub use prove::{receipt, root_at};
+pub use prove::{bundle, receipt, root_at};
 pub use verify::{Broken, Verified, Witness, verify};
 
 /// How often the tree takes in what was recorded.
@@ -94,11 +94,12 @@ impl Log {
         // Read first: what it covers was recorded before it was written.
         let guard = log.guard()?;
         // Not kept yet: it may be older than the guard file's.
-        let (_, own) = log.resumed().await?;
+        let (tree, own) = log.resumed().await?;
         if let Some(own) = own {
             log.publish(own);
         }
-        log.check_history(guard, rollback).await?;
+        log.check_history(&tree, guard, rollback).await?;
+        *log.builder.lock().await = Some(tree);
         log.grow().await?;
         Ok(Arc::new(log))
     }

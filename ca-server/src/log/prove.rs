@@ -2,10 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use citadel_ledger::{Checkpoint, Hash, Node, Note, Receipt, Tile, TileSet, proof, root, subtrees};
+use citadel_ledger::{
+    Checkpoint, Hash, Node, Receipt, TILE_WIDTH, Tile, TileSet, proof, root, subtrees,
+};
 
 use super::LogError;
-use crate::store::{LogIndex, Store};
+use crate::store::{LogIndex, Store, StoreError};
 
 /// The receipt of an entry in the store's newest checkpoint; `None` if that does not cover
 /// it yet, or if there is no such entry.
@@ -15,10 +17,7 @@ pub async fn receipt(store: &dyn Store, index: LogIndex) -> Result<Option<Receip
     let Some(note) = store.tree().await?.checkpoint else {
         return Ok(None);
     };
-    let state: Checkpoint = Note::parse(note.as_bytes())
-        .map_err(citadel_ledger::CheckpointError::from)?
-        .unverified_text()
-        .parse()?;
+    let state = Checkpoint::unverified(note.as_bytes())?;
     if index.0 >= state.size {
         return Ok(None);
     }
@@ -56,10 +55,28 @@ pub(super) async fn load(
         .iter()
         .filter_map(|node| Tile::of(*node, size))
         .collect();
-    let wanted: Vec<Tile> = wanted.into_iter().collect();
+    tile_set(store, &wanted.into_iter().collect::<Vec<_>>()).await
+}
+
+/// These tiles, as a source of the tree's hashes.
+pub(super) async fn tile_set(store: &dyn Store, wanted: &[Tile]) -> Result<TileSet, LogError> {
     let mut tiles = TileSet::new();
-    for (tile, content) in wanted.iter().zip(store.tiles(&wanted).await?) {
+    for (tile, content) in wanted.iter().zip(store.tiles(wanted).await?) {
         tiles.insert(*tile, &content)?;
     }
     Ok(tiles)
+}
+
+/// The entry bundle of a tile of the lowest level; `None` if the store lacks one of its
+/// entries.
+pub async fn bundle(store: &dyn Store, tile: Tile) -> Result<Option<Vec<u8>>, StoreError> {
+    let first = tile.index * u64::from(TILE_WIDTH);
+    let count = usize::from(tile.width.get());
+    let entries = store.read(LogIndex(first), count).await?;
+    if entries.len() < count || entries.first().is_none_or(|entry| entry.index.0 != first) {
+        return Ok(None);
+    }
+    citadel_ledger::bundle::encode(entries.iter().map(|entry| entry.bytes.as_slice()))
+        .map(Some)
+        .map_err(|error| StoreError::Corrupt(error.to_string()))
 }

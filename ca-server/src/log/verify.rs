@@ -2,10 +2,10 @@
 //! against the entries, every checkpoint against the root.
 
 use citadel_ledger::{
-    Builder, Checkpoint, CheckpointError, Hash, Resource, TILE_WIDTH, Tile, VerifierKey, leaf_hash,
+    Builder, Checkpoint, CheckpointError, Hash, Resource, TILE_WIDTH, Tile, VerifierKey,
 };
 
-use crate::store::{LogIndex, MAX_PAGE, Store, StoreError};
+use crate::store::{LogIndex, MAX_PAGE, Store, StoreError, leaves_of};
 
 /// A checkpoint from somewhere else, to be held against the log.
 #[derive(Clone, Debug)]
@@ -164,14 +164,13 @@ async fn step(store: &dyn Store, tree: &mut Builder, to: u64) -> Result<(), Brok
         let entries = store
             .read(LogIndex(tree.size()), limit.min(MAX_PAGE))
             .await?;
-        if entries.is_empty() {
+        // Read, never what a writer still has in memory.
+        let leaves = leaves_of(LogIndex(tree.size()), &entries);
+        if leaves.is_empty() {
             return Err(Broken::Missing(tree.size()));
         }
-        for entry in entries {
-            if entry.index.0 != tree.size() {
-                return Err(Broken::Missing(tree.size()));
-            }
-            tree.append(leaf_hash(&entry.bytes));
+        for leaf in leaves {
+            tree.append(leaf);
         }
     }
     Ok(())

@@ -200,7 +200,7 @@ impl NewEntry {
 }
 
 /// Leaf hashes from this index on, as far as the entries have no gap.
-fn leaves_of(from: LogIndex, entries: &[StoredEntry]) -> Vec<Hash> {
+pub(crate) fn leaves_of(from: LogIndex, entries: &[StoredEntry]) -> Vec<Hash> {
     (from.0..)
         .zip(entries)
         .take_while(|(index, entry)| entry.index.0 == *index)
@@ -213,6 +213,18 @@ fn within(what: &'static str, size: usize, limit: usize) -> Result<(), StoreErro
         Err(StoreError::TooLarge { what, size, limit })
     } else {
         Ok(())
+    }
+}
+
+// === impl StoredEntry ===
+
+/// Index and bytes, as the engines keep them.
+impl From<(i64, Vec<u8>)> for StoredEntry {
+    fn from((index, bytes): (i64, Vec<u8>)) -> Self {
+        Self {
+            index: LogIndex(index.unsigned_abs()),
+            bytes,
+        }
     }
 }
 

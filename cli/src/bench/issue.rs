@@ -5,20 +5,19 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use citadel_identity::TrustDomain;
 use citadel_identity::bundle::BundleSet;
-use citadel_identity::key::WorkloadKey;
 use citadel_identity::verify::verify_svid;
 use citadel_proto::v1::X509Svid;
 use rustls::pki_types::CertificateDer;
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
+use super::agents::Agents;
 use super::args::{IssueArgs, Path, Store};
 use super::database::Database;
 use super::floor::Floor;
 use super::load::{Lane, Load};
-use super::material::{self, PodRef};
+use super::material;
 use super::measure::{self, Usage, percentile};
 use super::population::Population;
 use super::received::Received;
@@ -121,7 +120,7 @@ impl Bench<'_> {
             Vec::new().into()
         };
         let standin = StandIn::start(&population, &self.key.jwks()).await?;
-        let cluster = AgentPlan {
+        let cluster = Agents {
             population: &population,
             key: &self.key,
             csrs: &csrs,
@@ -178,7 +177,7 @@ impl Bench<'_> {
         store: &Store,
         fsync: Option<Duration>,
         server: &Server,
-        cluster: &AgentPlan<'_>,
+        cluster: &Agents<'_>,
         token_calls: &Arc<[Call]>,
     ) -> Result<Row, Failure> {
         let trust_domain = trust::domain(server::TRUST_DOMAIN)?;
@@ -339,60 +338,6 @@ fn shared_lanes(
             next: Arc::clone(&next),
         })
         .collect()
-}
-
-/// One agent for each connection, each of a node of its own.
-struct AgentPlan<'a> {
-    population: &'a Population,
-    key: &'a RsaKey,
-    csrs: &'a [Vec<u8>],
-}
-
-impl AgentPlan<'_> {
-    async fn lanes(
-        &self,
-        args: &IssueArgs,
-        address: &str,
-        trust_domain: &TrustDomain,
-        bundles: &BundleSet,
-    ) -> Result<Vec<Lane>, Failure> {
-        let nodes = self.population.nodes.len();
-        let agents = (args.connections as usize).min(nodes);
-        let now = OffsetDateTime::now_utc().unix_timestamp();
-        let mut lanes = Vec::with_capacity(agents);
-        for agent in 0..agents {
-            let node = agent * nodes / agents;
-            let token = self
-                .key
-                .token(&self.population.claims(self.population.agent(node), now))?;
-            let own_key = WorkloadKey::generate()
-                .map_err(|error| Failure::local(format!("can't make a key: {error}")))?;
-            let plain = Line::new(address, trust::client_config(trust_domain, bundles, None)?);
-            let identity = target::attest(&plain, &token, own_key).await?;
-            let tls = trust::client_config(trust_domain, bundles, Some(identity))?;
-            lanes.push(Lane {
-                line: Line::new(address, tls),
-                calls: material::batch_calls(&self.pods(node), self.csrs, args.batch as usize),
-                next: Arc::default(),
-            });
-        }
-        Ok(lanes)
-    }
-
-    fn pods(&self, node: usize) -> Vec<PodRef> {
-        let on_node = self.population.on_node(node).iter();
-        on_node
-            .map(|pod| {
-                let account = &self.population.accounts[pod.account];
-                PodRef {
-                    uid: pod.uid.clone(),
-                    namespace: account.namespace.clone(),
-                    account: account.name.clone(),
-                    node: self.population.nodes[node].name.clone(),
-                }
-            })
-            .collect()
-    }
 }
 
 /// A fast server that hands out nonsense must not look good: one certificate is verified.

@@ -1,5 +1,6 @@
 //! `citadel bench`: measures a CA under load.
 
+mod agents;
 mod args;
 mod database;
 mod floor;

@@ -10,14 +10,15 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
+use citadel_identity::TrustDomain;
 use citadel_identity::bundle::BundleSet;
-use citadel_identity::key::WorkloadKey;
 use citadel_identity::pem;
 use serde::Serialize;
 use serde_json::json;
 use time::OffsetDateTime;
 use tokio::process::{Child, Command};
 
+use super::agents::Agents;
 use super::args::Path;
 use super::load::{Lane, Load, Seen};
 use super::material;
@@ -96,12 +97,16 @@ impl OverloadArgs {
         });
         let server =
             Server::start(&server::binary(None)?, place.path(), &kubeconfig, &settings).await?;
+        let csrs = material::csrs(PODS, &Progress::new("making keys and CSRs", PODS as u64))?;
+        let trust_domain = trust::domain(server::TRUST_DOMAIN)?;
         let scene = Scene {
-            trust_domain: trust::domain(server::TRUST_DOMAIN)?,
-            bundles: target::bundles(&trust::domain(server::TRUST_DOMAIN)?, &server.root_pem()?)?,
-            csrs: material::csrs(PODS, &Progress::new("making keys and CSRs", PODS as u64))?,
-            population,
-            key,
+            bundles: target::bundles(&trust_domain, &server.root_pem()?)?,
+            trust_domain,
+            agents: Agents {
+                population: &population,
+                key: &key,
+                csrs: &csrs,
+            },
         };
         let report = self.both(&scene, &server, place.path()).await;
         server.stop().await;
@@ -110,18 +115,22 @@ impl OverloadArgs {
 
     async fn both(
         &self,
-        scene: &Scene,
+        scene: &Scene<'_>,
         server: &Server,
         folder: &FilePath,
     ) -> Result<Report, Failure> {
-        let last = scene.population.nodes.len() - 1;
+        let last = scene.agents.population.nodes.len() - 1;
         let quiet = scene.attest(&server.grpc, 0).await?;
         let flooding = scene.attest(&server.grpc, last).await?;
-        let alone = self.quiet(scene, server, &quiet, "alone").await?;
+        let tls = trust::client_config(&scene.trust_domain, &scene.bundles, Some(quiet))?;
+        let lane = || Lane {
+            line: Line::new(&server.grpc, Arc::clone(&tls)),
+            calls: material::batch_calls(&scene.agents.pods(0), scene.agents.csrs, 1),
+            next: Arc::default(),
+        };
+        let alone = self.quiet(lane(), "alone").await?;
         let mut flood = self.flood(scene, server, folder, &flooding, last)?;
-        let beside = self
-            .quiet(scene, server, &quiet, "beside the flood")
-            .await?;
+        let beside = self.quiet(lane(), "beside the flood").await?;
         if !matches!(flood.try_wait(), Ok(None)) {
             return Err(Failure::local("the flood ended early: nothing is reported"));
         }
@@ -135,30 +144,10 @@ impl OverloadArgs {
     }
 
     /// One request at a time, of one certificate each.
-    async fn quiet(
-        &self,
-        scene: &Scene,
-        server: &Server,
-        identity: &ClientIdentity,
-        step: &'static str,
-    ) -> Result<Figures, Failure> {
-        let identity = ClientIdentity {
-            chain: identity.chain.clone(),
-            key: identity.key.clone_key(),
-        };
-        let tls = trust::client_config(&scene.trust_domain, &scene.bundles, Some(identity))?;
-        let tokens = scene.tokens(0)?;
-        let pods: Vec<_> = tokens
-            .iter()
-            .filter_map(|token| material::pod_of(token))
-            .collect();
+    async fn quiet(&self, lane: Lane, step: &'static str) -> Result<Figures, Failure> {
         let load = Load {
             path: Path::Agent,
-            lanes: vec![Lane {
-                line: Line::new(&server.grpc, tls),
-                calls: material::batch_calls(&pods, &scene.csrs, 1),
-                next: Arc::default(),
-            }],
+            lanes: vec![lane],
             concurrency: 1,
             warm_up: WARM_UP,
             duration: self.duration,
@@ -174,7 +163,7 @@ impl OverloadArgs {
 
     fn flood(
         &self,
-        scene: &Scene,
+        scene: &Scene<'_>,
         server: &Server,
         folder: &FilePath,
         identity: &ClientIdentity,
@@ -231,30 +220,30 @@ impl OverloadArgs {
 }
 
 /// What both agents need.
-struct Scene {
-    trust_domain: citadel_identity::TrustDomain,
+struct Scene<'a> {
+    trust_domain: TrustDomain,
     bundles: BundleSet,
-    population: Population,
-    key: RsaKey,
-    csrs: Vec<Vec<u8>>,
+    agents: Agents<'a>,
 }
 
-impl Scene {
+impl Scene<'_> {
     async fn attest(&self, grpc: &str, node: usize) -> Result<ClientIdentity, Failure> {
-        let now = OffsetDateTime::now_utc().unix_timestamp();
-        let agent = self.population.agent(node);
-        let token = self.key.token(&self.population.claims(agent, now))?;
-        let own_key = WorkloadKey::generate()
-            .map_err(|error| Failure::local(format!("can't make a key: {error}")))?;
-        let tls = trust::client_config(&self.trust_domain, &self.bundles, None)?;
-        target::attest(&Line::new(grpc, tls), &token, own_key).await
+        let Self {
+            trust_domain,
+            bundles,
+            agents,
+        } = self;
+        agents.attest(node, grpc, trust_domain, bundles).await
     }
 
     /// Tokens of the pods of a node.
     fn tokens(&self, node: usize) -> Result<Vec<String>, Failure> {
+        let Agents {
+            population, key, ..
+        } = &self.agents;
         let now = OffsetDateTime::now_utc().unix_timestamp();
-        let pods = self.population.on_node(node).iter();
-        pods.map(|pod| self.key.token(&self.population.claims(pod, now)))
+        let pods = population.on_node(node).iter();
+        pods.map(|pod| key.token(&population.claims(pod, now)))
             .collect()
     }
 }

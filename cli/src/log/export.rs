@@ -3,8 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use citadel_ca_server::log::bundle;
 use citadel_ca_server::store::{LogIndex, MAX_PAGE, Store};
-use citadel_ledger::{Checkpoint, Note, Resource, TILE_WIDTH, Tile, bundle};
+use citadel_ledger::{Checkpoint, Resource, TILE_WIDTH, Tile};
 use serde_json::json;
 
 use super::entry;
@@ -54,10 +55,8 @@ async fn tiles(store: &dyn Store, folder: &Path) -> Result<u64, Failure> {
         .ok_or_else(|| {
             Failure::unavailable("the log has no checkpoint yet").next("Start its server once.")
         })?;
-    let checkpoint: Checkpoint = Note::parse(note.as_bytes())
-        .ok()
-        .and_then(|note| note.unverified_text().parse().ok())
-        .ok_or_else(|| Failure::check("the store's checkpoint is damaged"))?;
+    let checkpoint = Checkpoint::unverified(note.as_bytes())
+        .map_err(|error| Failure::check(format!("the store's checkpoint is damaged: {error}")))?;
     if folder.exists() {
         return Err(Failure::usage(format!(
             "{} exists already",
@@ -71,19 +70,12 @@ async fn tiles(store: &dyn Store, folder: &Path) -> Result<u64, Failure> {
             write(folder, Resource::Hashes(tile), &content)?;
         }
         if tile.level == 0 {
-            let first = tile.index * u64::from(TILE_WIDTH);
-            let count = usize::from(tile.width.get());
-            let entries = store.read(LogIndex(first), count).await.map_err(failed)?;
-            let whole = entries.len() == count && entries[0].index.0 == first;
-            if !whole {
-                return Err(Failure::check(format!(
-                    "entries from {first} on are missing"
-                )));
-            }
-            let content = bundle::encode(entries.iter().map(|entry| entry.bytes.as_slice()))
-                .map_err(|error| Failure::check(error.to_string()))?;
+            let content = bundle(store, tile).await.map_err(failed)?.ok_or_else(|| {
+                let first = tile.index * u64::from(TILE_WIDTH);
+                Failure::check(format!("entries from {first} on are missing"))
+            })?;
             write(folder, Resource::Entries(tile), &content)?;
-            progress.advance(count as u64);
+            progress.advance(tile.width.get().into());
         }
     }
     // Last: what it covers is there.

@@ -13,7 +13,7 @@ use super::{
     texts,
 };
 use crate::store::{
-    Filter, LogIndex, Query, StoreError, StoredEntry,
+    Filter, Query, StoreError, StoredEntry,
     index::{self, Condition, Index, Value, on_bounds, on_subjects, on_validity},
 };
 
@@ -63,7 +63,7 @@ impl Reader {
             .fetch_optional(lease.connection()?);
         let row: Option<(i64, Vec<u8>)> = within(&self.options, question).await??;
         lease.give_back();
-        Ok(row.map(stored))
+        Ok(row.map(StoredEntry::from))
     }
 
     /// One page, newest first, of one snapshot of log and index.
@@ -162,14 +162,7 @@ pub(super) async fn entries(
             .bind(i64::try_from(limit).unwrap_or(i64::MAX))
             .fetch_all(connection)
             .await?;
-    Ok(rows.into_iter().map(stored).collect())
-}
-
-fn stored((index, bytes): (i64, Vec<u8>)) -> StoredEntry {
-    StoredEntry {
-        index: LogIndex(index.unsigned_abs()),
-        bytes,
-    }
+    Ok(rows.into_iter().map(StoredEntry::from).collect())
 }
 
 /// Log and index in one snapshot.
@@ -219,7 +212,7 @@ impl Index for Snapshot<'_> {
         .bind(wanted)
         .fetch_all(&mut *self.connection);
         let rows: Vec<(i64, Vec<u8>)> = within(self.options, question).await??;
-        Ok(rows.into_iter().map(stored).collect())
+        Ok(rows.into_iter().map(StoredEntry::from).collect())
     }
 
     async fn epochs(&mut self, last: i64, filter: &Filter) -> Result<Vec<i64>, StoreError> {

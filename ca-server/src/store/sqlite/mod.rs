@@ -326,12 +326,5 @@ async fn entries(
             .bind(i64::try_from(limit).unwrap_or(i64::MAX))
             .fetch_all(connection)
             .await?;
-    Ok(rows.into_iter().map(stored).collect())
-}
-
-fn stored((index, bytes): (i64, Vec<u8>)) -> StoredEntry {
-    StoredEntry {
-        index: LogIndex(index.unsigned_abs()),
-        bytes,
-    }
+    Ok(rows.into_iter().map(StoredEntry::from).collect())
 }

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use sqlx::{QueryBuilder, Sqlite, SqliteConnection, SqlitePool};
 
-use super::{entries, stored};
+use super::entries;
 use crate::store::{
     Filter, Query, StoreError, StoredEntry,
     index::{self, Condition, Index, Value, on_bounds, on_subjects, on_validity},
@@ -59,7 +59,7 @@ impl Reader {
                 .bind(serial)
                 .fetch_optional(&self.log)
                 .await?;
-        Ok(row.map(stored))
+        Ok(row.map(StoredEntry::from))
     }
 
     /// One page, newest first. The size is read before the index's reach, so that nothing
@@ -116,7 +116,7 @@ impl Index for Files<'_> {
         .bind(format!("[{}]", list.join(",")))
         .fetch_all(self.log)
         .await?;
-        Ok(rows.into_iter().map(stored).collect())
+        Ok(rows.into_iter().map(StoredEntry::from).collect())
     }
 
     async fn epochs(&mut self, last: i64, filter: &Filter) -> Result<Vec<i64>, StoreError> {
