@@ -1,6 +1,7 @@
 //! Overload is answered early. Requests wait in queues, one for each node (an agent's node,
 //! else the peer's address), and the queues are served in turn, so that one flooding node
-//! keeps nobody else waiting. What does not fit is refused at once with a retry hint.
+//! keeps nobody else waiting; nor does it ever have all places at once, so that who comes next
+//! is served at once. What does not fit is refused with a retry hint.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -15,7 +16,7 @@ use tokio::sync::oneshot;
 /// The limits.
 #[derive(Clone, Copy, Debug)]
 pub struct AdmissionLimits {
-    /// Requests served at once.
+    /// Requests served at once. One node has three quarters of these places at most.
     pub in_flight: usize,
     /// Requests waiting, over all nodes.
     pub queue: usize,
@@ -61,14 +62,31 @@ pub struct Admission {
 struct State {
     in_flight: usize,
     waiting: usize,
-    lanes: HashMap<Lane, VecDeque<oneshot::Sender<Turn>>>,
-    /// Lanes with somebody waiting, in the order of their turns.
+    /// Lanes with somebody served or waiting.
+    lanes: HashMap<Lane, Place>,
+    /// Lanes with somebody waiting and a place left of their share, in the order of their
+    /// turns. While it is not empty, every place is taken.
     order: VecDeque<Lane>,
+}
+
+#[derive(Default)]
+struct Place {
+    in_flight: usize,
+    waiting: VecDeque<oneshot::Sender<Turn>>,
 }
 
 /// The right to be served; ends when dropped.
 pub struct Turn {
     admission: Arc<Admission>,
+    lane: Lane,
+}
+
+impl AdmissionLimits {
+    /// Places that one lane may have at once.
+    fn share(&self) -> usize {
+        let kept = (self.in_flight / 4).max(1);
+        self.in_flight.saturating_sub(kept).max(1)
+    }
 }
 
 impl Admission {
@@ -87,11 +105,13 @@ impl Admission {
     pub async fn enter(self: &Arc<Self>, lane: Lane) -> Result<Turn, Overloaded> {
         let receiver = {
             let mut state = self.lock();
-            if state.in_flight < self.limits.in_flight && state.waiting == 0 {
+            let free = state.in_flight < self.limits.in_flight;
+            let place = state.lanes.entry(lane.clone()).or_default();
+            // Whoever waits in this lane came first; those of other lanes wait for their share.
+            if free && place.in_flight < self.limits.share() && place.waiting.is_empty() {
+                place.in_flight += 1;
                 state.in_flight += 1;
-                return Ok(Turn {
-                    admission: self.clone(),
-                });
+                return Ok(self.turn(lane));
             }
             self.enqueue(&mut state, lane)?
         };
@@ -108,81 +128,132 @@ impl Admission {
         self.lock().waiting
     }
 
+    fn turn(self: &Arc<Self>, lane: Lane) -> Turn {
+        Turn {
+            admission: self.clone(),
+            lane,
+        }
+    }
+
     fn enqueue(
         &self,
         state: &mut State,
         lane: Lane,
     ) -> Result<oneshot::Receiver<Turn>, Overloaded> {
-        let in_lane = state.lanes.get(&lane).map_or(0, VecDeque::len);
         let full = |scope, waiting| Overloaded {
             scope,
             waiting,
             retry_after: Duration::from_secs(1),
         };
-        if in_lane >= self.limits.queue_per_node {
-            return Err(full("of this node", in_lane));
-        }
-        if state.waiting >= self.limits.queue {
-            return Err(full("in all", state.waiting));
+        let all = state.waiting;
+        let place = state.lanes.entry(lane.clone()).or_default();
+        let in_lane = place.waiting.len();
+        let refused = if in_lane >= self.limits.queue_per_node {
+            Some(full("of this node", in_lane))
+        } else if all >= self.limits.queue {
+            Some(full("in all", all))
+        } else {
+            None
+        };
+        if let Some(refused) = refused {
+            state.forget_if_idle(&lane);
+            return Err(refused);
         }
         let (sender, receiver) = oneshot::channel();
-        state.waiting += 1;
-        if in_lane == 0 {
-            state.order.push_back(lane.clone());
+        place.waiting.push_back(sender);
+        if in_lane == 0 && place.in_flight < self.limits.share() {
+            state.order.push_back(lane);
         }
-        state.lanes.entry(lane).or_default().push_back(sender);
+        state.waiting += 1;
         Ok(receiver)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    /// The next waiting request, from the lane whose turn it is.
-    fn next(state: &mut State) -> Option<oneshot::Sender<Turn>> {
-        while let Some(lane) = state.order.pop_front() {
-            let Some(queue) = state.lanes.get_mut(&lane) else {
+impl State {
+    /// The turn of a lane has ended: its place is free, and it may be in line again.
+    fn leave(&mut self, lane: &Lane, share: usize) {
+        self.in_flight -= 1;
+        if let Some(place) = self.lanes.get_mut(lane) {
+            let had_its_share = place.in_flight >= share;
+            place.in_flight -= 1;
+            if had_its_share && !place.waiting.is_empty() {
+                self.order.push_back(lane.clone());
+            }
+        }
+        self.forget_if_idle(lane);
+    }
+
+    /// Gives a free place to the lane whose turn it is.
+    fn next(&mut self, share: usize) -> Option<(Lane, oneshot::Sender<Turn>)> {
+        while let Some(lane) = self.order.pop_front() {
+            let Some(place) = self.lanes.get_mut(&lane) else {
                 continue;
             };
-            let sender = queue.pop_front();
-            if queue.is_empty() {
-                state.lanes.remove(&lane);
-            } else {
-                state.order.push_back(lane);
-            }
-            if let Some(sender) = sender {
-                state.waiting -= 1;
-                // A caller that gave up while waiting takes no turn.
+            // A caller that gave up while waiting takes no turn.
+            let mut next = None;
+            while let Some(sender) = place.waiting.pop_front() {
+                self.waiting -= 1;
                 if !sender.is_closed() {
-                    return Some(sender);
+                    next = Some(sender);
+                    break;
                 }
+            }
+            if next.is_some() {
+                place.in_flight += 1;
+                self.in_flight += 1;
+            }
+            if !place.waiting.is_empty() && place.in_flight < share {
+                self.order.push_back(lane.clone());
+            }
+            match next {
+                Some(sender) => return Some((lane, sender)),
+                None => self.forget_if_idle(&lane),
             }
         }
         None
+    }
+
+    fn forget_if_idle(&mut self, lane: &Lane) {
+        let idle = |place: &Place| place.in_flight == 0 && place.waiting.is_empty();
+        if self.lanes.get(lane).is_some_and(idle) {
+            self.lanes.remove(lane);
+        }
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        let mut state = self.admission.lock();
-        let Some(sender) = Admission::next(&mut state) else {
-            state.in_flight -= 1;
-            return;
+        let share = self.admission.limits.share();
+        let next = {
+            let mut state = self.admission.lock();
+            state.leave(&self.lane, share);
+            state.next(share)
         };
-        drop(state);
         // If the receiver vanished just now, the turn comes back and drops here: the next one
         // in the queue gets it.
-        let _ = sender.send(Turn {
-            admission: self.admission.clone(),
-        });
+        if let Some((lane, sender)) = next {
+            let _ = sender.send(self.admission.turn(lane));
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::{
+        future::Future,
+        pin::Pin,
+        sync::atomic::{AtomicUsize, Ordering},
+        task::{Context, Poll, Waker},
+    };
+
+    use proptest::prelude::*;
+
     use super::*;
-    use std::sync::atomic::{AtomicUsize, Ordering};
 
     fn node(name: &str) -> Lane {
         Lane::Node(name.into())
@@ -242,6 +313,109 @@ mod tests {
         );
         for task in flood {
             task.await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn one_node_never_has_all_places() {
+        let admission = Admission::new(AdmissionLimits {
+            in_flight: 8,
+            queue: 100,
+            queue_per_node: 100,
+        });
+        let mut served = Vec::new();
+        for _ in 0..6 {
+            served.push(admission.enter(node("flood")).await.unwrap());
+        }
+        let mut waits = Box::pin(admission.enter(node("flood")));
+        assert!(poll_once(&mut waits).is_none(), "a seventh place");
+        let quiet = poll_once(&mut Box::pin(admission.enter(node("quiet"))));
+        let quiet = quiet.expect("a place is left for others").unwrap();
+        drop(quiet);
+        assert!(poll_once(&mut waits).is_none(), "the place of another");
+        served.pop();
+        waits.await.unwrap();
+    }
+
+    fn poll_once<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
+        match Pin::new(future).poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(output) => Some(output),
+            Poll::Pending => None,
+        }
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Enter(u8),
+        Leave(usize),
+        GiveUp(usize),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            3 => (0..4_u8).prop_map(Step::Enter),
+            2 => any::<usize>().prop_map(Step::Leave),
+            1 => any::<usize>().prop_map(Step::GiveUp),
+        ]
+    }
+
+    proptest! {
+        /// Whatever comes, leaves and gives up: no place too many, no share too large, and
+        /// nobody waits for a place that is free for them.
+        #[test]
+        fn places_are_neither_overrun_nor_left_empty(
+            in_flight in 1..9_usize,
+            steps in proptest::collection::vec(step(), 0..200),
+        ) {
+            let limits = AdmissionLimits { in_flight, queue: 20, queue_per_node: 8 };
+            let admission = Admission::new(limits);
+            let mut turns = Vec::new();
+            let mut waits = Vec::new();
+            for step in steps {
+                match step {
+                    Step::Enter(lane) => {
+                        let lane = node(&lane.to_string());
+                        let enter = admission.clone();
+                        let mut enter = Box::pin(async move { enter.enter(lane).await });
+                        match poll_once(&mut enter) {
+                            Some(Ok(turn)) => turns.push(turn),
+                            Some(Err(_)) => {}
+                            None => waits.push(enter),
+                        }
+                    }
+                    Step::Leave(at) if !turns.is_empty() => {
+                        drop(turns.swap_remove(at % turns.len()));
+                    }
+                    Step::GiveUp(at) if !waits.is_empty() => {
+                        drop(waits.swap_remove(at % waits.len()));
+                    }
+                    Step::Leave(_) | Step::GiveUp(_) => {}
+                }
+                waits.retain_mut(|wait| match poll_once(wait) {
+                    Some(turn) => {
+                        turns.push(turn.unwrap());
+                        false
+                    }
+                    None => true,
+                });
+                let state = admission.lock();
+                prop_assert_eq!(state.in_flight, turns.len());
+                prop_assert!(state.in_flight <= in_flight);
+                prop_assert!(state.waiting >= waits.len());
+                let served = |of: &Lane| turns.iter().filter(|turn| turn.lane == *of).count();
+                for (lane, place) in &state.lanes {
+                    prop_assert_eq!(place.in_flight, served(lane));
+                    prop_assert!(place.in_flight <= limits.share());
+                    let alive = place.waiting.iter().any(|sender| !sender.is_closed());
+                    prop_assert!(
+                        !alive || state.in_flight == in_flight || place.in_flight == limits.share(),
+                        "{:?} waits for a place that is free", lane
+                    );
+                }
+            }
+            drop(turns);
+            drop(waits);
+            prop_assert_eq!(admission.lock().in_flight, 0);
         }
     }
 

@@ -5,6 +5,7 @@
 //! process on port 0.
 
 pub mod admission;
+mod audit;
 pub mod authn;
 pub mod authz;
 pub mod caller;

@@ -34,6 +34,7 @@ use tonic_health::pb::health_server::HealthServer;
 
 use crate::{
     admission::Admission,
+    audit::AuditLog,
     authn::Authenticator,
     authz::Policy,
     clusters::{ClusterHandle, ClusterParts, Clusters, SharedKey},
@@ -70,6 +71,14 @@ pub enum StartError {
     /// A cluster's credentials.
     #[error(transparent)]
     Cluster(#[from] citadel_kubernetes::cluster::ConnectError),
+    /// The audit log of refusals can't be written.
+    #[error("log.refusals: {}: {error}; name a file that the CA may write", path.display())]
+    AuditLog {
+        /// Where it was to be.
+        path: PathBuf,
+        /// Why.
+        error: std::io::Error,
+    },
     /// A port or a socket.
     #[error("{what}: {error}")]
     Listen {
@@ -255,11 +264,18 @@ pub async fn build(config: Config, parts: Parts) -> Result<Bound, StartError> {
                 what: "admin_listen".into(),
                 error,
             })?;
+    let audit = match &config.log.refusals {
+        Some(path) => Some(AuditLog::open(path).map_err(|error| StartError::AuditLog {
+            path: path.clone(),
+            error,
+        })?),
+        None => None,
+    };
     let front = Front::new(FrontParts {
         authenticator,
         issuance,
         admission,
-        refusals: Arc::new(Refusals::new(metrics.clone())),
+        refusals: Arc::new(Refusals::new(metrics.clone(), audit)),
         metrics,
         bundles: bundles.clone(),
         shutdown: shutdown.signal(),

@@ -197,3 +197,69 @@ async fn an_agent_s_path_is_measured_against_a_real_ca_and_what_arrives_is_in_it
     );
     assert!(arrived <= scene.admin.size().await - before);
 }
+
+/// All that `bench store` reports at one size.
+const STORE_FIELDS: [&str; 15] = [
+    "entries",
+    "bytes_per_certificate",
+    "append_floors",
+    "append_cpu_floors",
+    "floor_us",
+    "index_backlog",
+    "fill_per_s",
+    "indexed_per_s",
+    "warm_identity_p99_ms",
+    "warm_serial_p99_ms",
+    "cold_identity_p99_ms",
+    "cold_serial_p99_ms",
+    "start_ms",
+    "server_rss_mb",
+    "verified_per_s",
+];
+
+#[tokio::test]
+async fn the_store_is_filled_asked_started_on_and_verified() {
+    let dir = TestDir::new("store");
+    let place = dir.join("store");
+    let args = ["bench", "store", "--output", "json", "--entries", "3000"];
+    let args = [&args[..], &["--dir", place.to_str().unwrap()]].concat();
+    let output = citadel(&dir, args, &[], PATIENCE).await.success();
+    let rows: Value = serde_json::from_str(&output).expect("JSON alone");
+    let [row] = rows.as_array().expect("an array").as_slice() else {
+        panic!("one size: {rows}");
+    };
+    let names: BTreeSet<_> = row
+        .as_object()
+        .unwrap()
+        .keys()
+        .map(String::as_str)
+        .collect();
+    assert_eq!(names, STORE_FIELDS.into(), "{row}");
+    assert_eq!(row["entries"], 3000);
+    for field in [
+        "append_floors",
+        "append_cpu_floors",
+        "start_ms",
+        "verified_per_s",
+    ] {
+        assert!(number(row, field) > 0.0, "{field}: {row}");
+    }
+    // A certificate and who asked for it take more than half a kilobyte.
+    assert!(
+        (500.0..10_000.0).contains(&number(row, "bytes_per_certificate")),
+        "{row}"
+    );
+    // What is left is a whole log, with the fleet's certificates and the servers' own.
+    let store = std::fs::read_dir(&place)
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
+    let store = format!("sqlite:{}", store.join("data/citadel.db").display());
+    let args = ["log", "--store", &store, "stats", "--output", "json"];
+    let stats = citadel(&dir, args, &[], PATIENCE).await.success();
+    let stats: Value = serde_json::from_str(&stats).unwrap();
+    assert!(stats["entries"].as_u64().unwrap() > 3000, "{stats}");
+    assert_eq!(processes_on(&place), [""; 0]);
+}

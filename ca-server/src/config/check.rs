@@ -138,6 +138,7 @@ pub(super) fn check(file: File, document: &Document) -> Result<Config, ConfigErr
             level: file.log.level,
             format: file.log.format,
             public_hashes: file.log.public_hashes,
+            refusals: file.log.refusals,
         },
         digest,
     })

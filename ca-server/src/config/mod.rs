@@ -218,6 +218,9 @@ pub struct LogConfig {
     /// Whether everybody may have the issuance log's checkpoint and hash tiles; its entries
     /// are for auditors in any case.
     pub public_hashes: bool,
+    /// The audit log of refusals: JSON lines, beside those on standard error. Two files of
+    /// 64 MiB at most, this one and `<name>.1`.
+    pub refusals: Option<PathBuf>,
 }
 
 impl Config {

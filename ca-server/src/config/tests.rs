@@ -52,7 +52,7 @@ entries:
 bundle_configmap: { namespace: citadel-system, name: citadel-bundle }
 admin: { auditor: ["spiffe://example.org/ns/ops/sa/audit"], operator: [ops/admin] }
 limits: { queue: 4096, queue_per_node: 1024, request_deadline: 10s, connections: 4096, connections_per_address: 512, streams_per_connection: 256 }
-log: { level: "info,citadel_ca_server=debug", format: json, public_hashes: true }
+log: { level: "info,citadel_ca_server=debug", format: json, public_hashes: true, refusals: /var/log/refused.jsonl }
 "#;
 
 #[test]
@@ -86,6 +86,10 @@ fn the_documented_file_is_read() {
     ));
     assert_eq!(config.log.format, Format::Json);
     assert!(config.log.public_hashes);
+    assert_eq!(
+        config.log.refusals.as_deref(),
+        Some("/var/log/refused.jsonl".as_ref())
+    );
     assert_eq!(config.public_listen.unwrap().port(), 8443);
     assert_eq!(config.bundle_configmap.unwrap().name, "citadel-bundle");
 }

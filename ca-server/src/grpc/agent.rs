@@ -66,7 +66,7 @@ impl AgentService for AgentApi {
                     .issuance
                     .issue(&caller, &item, now)
                     .await
-                    .map_err(Refusal::from)?;
+                    .map_err(|error| Refusal::from(error).of(&caller))?;
                 Ok(Response::new(v1::AttestAgentResponse {
                     svid: Some(front.svid(&svid)),
                     bundles: front.bundles(),
@@ -195,7 +195,7 @@ impl AgentApi {
         let caller = self.0.caller(credentials, now).await?;
         match caller.role {
             Role::Agent { .. } => Ok(caller),
-            Role::Workload | Role::CaServer => Err(Refusal::no_agent()),
+            Role::Workload | Role::CaServer => Err(Refusal::no_agent().of(&caller)),
         }
     }
 
@@ -233,7 +233,7 @@ impl AgentApi {
                 let outcome = match release {
                     Ok(svid) => v1::issue_result::Outcome::Svid(front.svid(&svid)),
                     Err(error) => {
-                        let refusal = Refusal::from(error);
+                        let refusal = Refusal::from(error).of(caller);
                         front.refused(ISSUE, credentials, &refusal);
                         v1::issue_result::Outcome::Error(refusal.into_item_error())
                     }

@@ -23,7 +23,7 @@ use crate::{
 /// When a request that found its queue full is told so. Whoever asks again at once, against
 /// the hint, would else cost the server's CPU, which is everybody's: a refusal is as much work
 /// for HTTP/2 and TLS as an answer.
-const REFUSED_AFTER: Duration = Duration::from_millis(100);
+const REFUSED_AFTER: Duration = Duration::from_millis(500);
 
 /// What the services share.
 pub(crate) struct FrontParts {

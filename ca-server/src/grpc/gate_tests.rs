@@ -70,7 +70,7 @@ impl Bench {
         let deadline = Duration::from_secs(10);
         Self {
             gate: Gate::with(
-                Arc::new(Refusals::new(metrics)),
+                Arc::new(Refusals::new(metrics, None)),
                 deadline,
                 in_flight.clone(),
             ),

@@ -60,7 +60,8 @@ impl IstioCertificateService for IstioApi {
                 };
                 let item = Item { ask, wish, csr };
                 let svid = front.issuance.issue(&caller, &item, now).await;
-                Ok(Response::new(self.response(&svid.map_err(Refusal::from)?)))
+                let svid = svid.map_err(|error| Refusal::from(error).of(&caller))?;
+                Ok(Response::new(self.response(&svid)))
             })
             .await
     }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use citadel_proto::v1;
+use citadel_proto::{log, v1};
 use tonic::{Code, Status, metadata::MetadataValue};
 
 use super::in_flight::Full;
@@ -11,6 +11,7 @@ use crate::{
     admission::Overloaded,
     authn::AuthnError,
     authz::Denied,
+    caller::Caller,
     issuance::{IssuanceError, ItemError},
     store::StoreError,
 };
@@ -24,6 +25,8 @@ pub(super) struct Refusal {
     /// For the log.
     pub(super) reason: String,
     pub(super) retry_after: Option<Duration>,
+    /// Who asked, where that was proven.
+    pub(super) caller: Option<Box<log::Caller>>,
 }
 
 const UNAVAILABLE_RETRY: Duration = Duration::from_secs(1);
@@ -35,7 +38,14 @@ impl Refusal {
             message: message.into(),
             reason: reason.into(),
             retry_after: None,
+            caller: None,
         }
+    }
+
+    /// The refusal of a caller that was authenticated.
+    pub(super) fn of(mut self, caller: &Caller) -> Self {
+        self.caller = Some(Box::new(caller.to_record()));
+        self
     }
 
     /// The field and the fix are the client's to know.

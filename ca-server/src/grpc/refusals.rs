@@ -1,5 +1,5 @@
-//! Counts refusals, and writes one line for each to the log, within bounds: who is refused
-//! must not be able to fill the disk.
+//! Counts refusals, and writes one line for each to the log and to the audit log, within
+//! bounds: who is refused must not be able to fill the disk.
 
 use std::{
     collections::HashMap,
@@ -8,10 +8,17 @@ use std::{
 };
 
 use citadel_runtime::LineLimit;
+use serde_json::json;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::time::Instant;
 
 use super::{front::code_name, refusal::Refusal};
-use crate::{admission::Lane, metrics::Metrics};
+use crate::{
+    admission::Lane,
+    audit::AuditLog,
+    log::{caller_facts, without_empty},
+    metrics::Metrics,
+};
 
 /// Lines in [`LineLimit::WINDOW`] for one caller and one code: as many as a batch has items.
 const PER_CALLER: u32 = 256;
@@ -26,6 +33,7 @@ const REASON: usize = 500;
 pub(crate) struct Refusals {
     metrics: Arc<Metrics>,
     lines: Mutex<Lines>,
+    audit: Option<AuditLog>,
 }
 
 #[derive(Default)]
@@ -38,10 +46,11 @@ struct Lines {
 }
 
 impl Refusals {
-    pub(crate) fn new(metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(metrics: Arc<Metrics>, audit: Option<AuditLog>) -> Self {
         Self {
             metrics,
             lines: Mutex::default(),
+            audit,
         }
     }
 
@@ -61,6 +70,14 @@ impl Refusals {
             return;
         };
         drop(lines);
+        if let Some(audit) = &self.audit
+            && !audit.write(line(rpc, lane, peer, refusal, left_out))
+        {
+            self.lines
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .left_out += 1;
+        }
         // What the reason quotes may be as long as the request.
         tracing::warn!(
             target: "citadel::refused",
@@ -72,6 +89,33 @@ impl Refusals {
             "refused"
         );
     }
+}
+
+/// A line of the audit log: the field names of the issuance log, what is empty left out.
+fn line(
+    rpc: &'static str,
+    lane: &Lane,
+    peer: SocketAddr,
+    refusal: &Refusal,
+    left_out: u64,
+) -> String {
+    let caller = refusal.caller.as_deref().map(caller_facts);
+    let node = match lane {
+        Lane::Node(node) => node.as_str(),
+        Lane::Peer(_) | Lane::Own => "",
+    };
+    let line = json!({
+        "time": OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default(),
+        "kind": "refused",
+        "rpc": rpc,
+        "address": peer.to_string(),
+        "agent_of": node,
+        "caller": caller,
+        "code": code_name(refusal.code),
+        "reason": format!("{:.REASON$}", refusal.reason),
+        "left_out": left_out,
+    });
+    without_empty(line).to_string()
 }
 
 impl Lines {

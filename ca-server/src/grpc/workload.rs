@@ -43,7 +43,7 @@ impl WorkloadService for WorkloadApi {
                     .issuance
                     .issue(&caller, &item, now)
                     .await
-                    .map_err(Refusal::from)?;
+                    .map_err(|error| Refusal::from(error).of(&caller))?;
                 Ok(Response::new(v1::IssueSvidResponse {
                     svid: Some(front.svid(&svid)),
                     bundles: front.bundles(),

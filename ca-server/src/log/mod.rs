@@ -3,6 +3,7 @@
 
 mod entries;
 mod error;
+mod facts;
 mod grow;
 mod guard;
 mod prove;
@@ -22,6 +23,7 @@ use crate::store::{LogIndex, Store};
 pub(crate) use entries::new_entry;
 pub use entries::{administrator_act, server_started, server_stopped};
 pub use error::LogError;
+pub use facts::{caller_facts, enum_name, without_empty};
 pub use prove::{bundle, receipt, root_at};
 pub use verify::{Broken, Verified, Witness, verify};
 

@@ -1,4 +1,4 @@
-//! `citadel bench`: measures a CA under load.
+//! `citadel bench`: measures a CA under load, and its store as it grows.
 
 mod agents;
 mod args;
@@ -16,6 +16,7 @@ mod report;
 mod rsa_key;
 mod server;
 mod standin;
+mod store;
 mod target;
 mod wire;
 
@@ -24,7 +25,7 @@ use clap::Subcommand;
 use crate::exit::{Ended, Outcome};
 use crate::output::Format;
 
-/// Measures a CA under load.
+/// Measures a CA under load, and its store as it grows.
 #[derive(Debug, clap::Args)]
 pub(crate) struct BenchArgs {
     #[command(subcommand)]
@@ -35,6 +36,7 @@ pub(crate) struct BenchArgs {
 enum What {
     Issue(Box<args::IssueArgs>),
     Overload(overload::OverloadArgs),
+    Store(store::StoreArgs),
 }
 
 impl BenchArgs {
@@ -42,6 +44,7 @@ impl BenchArgs {
         match self.what {
             What::Issue(args) => issue::run(&args, format),
             What::Overload(args) => args.run(format),
+            What::Store(args) => args.run(format),
         }
     }
 }

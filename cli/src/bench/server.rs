@@ -136,7 +136,9 @@ impl Server {
             Failure::local(format!("can't {what}: {error}"))
         };
         let data = folder.join("data");
+        // There already where a server is started again.
         fs::DirBuilder::new()
+            .recursive(true)
             .mode(0o700)
             .create(&data)
             .map_err(|error| local("make the server's folder", &error))?;

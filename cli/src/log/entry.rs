@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use citadel_ca_server::log::{caller_facts, enum_name, without_empty};
 use citadel_ca_server::store::StoredEntry;
 use citadel_identity::pem;
 use citadel_proto::log::{self as wire, entry::Kind};
@@ -46,7 +47,7 @@ fn known(kind: &Kind) -> (&'static str, Value) {
                 "serial": hex::encode(&intended.serial),
                 "spiffe_id": intended.spiffe_id,
                 "issuer_key_id": hex::encode(&intended.issuer_key_id),
-                "caller": intended.caller.as_ref().map(caller),
+                "caller": intended.caller.as_ref().map(caller_facts),
                 "origin": intended.origin.as_ref().map(origin),
             }),
         ),
@@ -66,7 +67,7 @@ fn known(kind: &Kind) -> (&'static str, Value) {
             "ca_key_changed",
             json!({
                 "key_id": hex::encode(&changed.key_id),
-                "state": name(changed.state().as_str_name(), "CA_KEY_STATE_"),
+                "state": enum_name(changed.state().as_str_name(), "CA_KEY_STATE_"),
                 "certificate": &*pem::encode(pem::CERTIFICATE, &changed.certificate),
             }),
         ),
@@ -99,41 +100,23 @@ fn of_issued(issued: &wire::Issued) -> Value {
         "serial": hex::encode(&issued.serial),
         "spiffe_id": issued.spiffe_id,
         "dns_names": issued.dns_names,
-        "use": name(issued.r#use().as_str_name(), "CERTIFICATE_USE_"),
+        "use": enum_name(issued.r#use().as_str_name(), "CERTIFICATE_USE_"),
         "not_before": at_s(issued.not_before),
         "not_after": at_s(issued.not_after),
         "issuer_key_id": hex::encode(&issued.issuer_key_id),
         "spki_sha256": hex::encode(&issued.spki_sha256),
         "previous_serial": hex::encode(&issued.previous_serial),
         "policy_revision": format!("{:016x}", issued.policy_revision),
-        "caller": issued.caller.as_ref().map(caller),
+        "caller": issued.caller.as_ref().map(caller_facts),
         "origin": issued.origin.as_ref().map(origin),
         "certificate": &*pem::encode(pem::CERTIFICATE, &issued.certificate),
     })
 }
 
-fn caller(caller: &wire::Caller) -> Value {
-    json!({
-        "method": name(caller.method().as_str_name(), "AUTHENTICATION_METHOD_"),
-        "address": caller.address,
-        "token_id": caller.token_id,
-        "client_serial": hex::encode(&caller.client_serial),
-        "spiffe_id": caller.spiffe_id,
-        "cluster": caller.cluster,
-        "namespace": caller.namespace,
-        "service_account": caller.service_account,
-        "service_account_uid": caller.service_account_uid,
-        "pod": caller.pod,
-        "pod_uid": caller.pod_uid,
-        "node": caller.node,
-        "node_uid": caller.node_uid,
-    })
-}
-
 fn origin(origin: &wire::Origin) -> Value {
     json!({
-        "method": name(origin.method().as_str_name(), "AUTHENTICATION_METHOD_"),
-        "authority": name(origin.authority().as_str_name(), "AUTHORITY_"),
+        "method": enum_name(origin.method().as_str_name(), "AUTHENTICATION_METHOD_"),
+        "authority": enum_name(origin.authority().as_str_name(), "AUTHORITY_"),
         "first_authenticated": at_ms(origin.first_authenticated_ms),
         "entry_id": origin.entry_id,
         "cluster": origin.cluster,
@@ -147,14 +130,6 @@ fn origin(origin: &wire::Origin) -> Value {
     })
 }
 
-/// `AUTHORITY_AGENT` without its prefix, in lower case.
-fn name(name: &str, prefix: &str) -> String {
-    name.strip_prefix(prefix)
-        .unwrap_or(name)
-        .trim_end_matches('_')
-        .to_ascii_lowercase()
-}
-
 fn at_s(seconds: i64) -> Value {
     OffsetDateTime::from_unix_timestamp(seconds)
         .map_or_else(|_| seconds.into(), |at| instant(at).into())
@@ -162,28 +137,6 @@ fn at_s(seconds: i64) -> Value {
 
 fn at_ms(ms: i64) -> Value {
     at_s(ms.div_euclid(1000))
-}
-
-fn without_empty(value: Value) -> Value {
-    match value {
-        Value::Object(fields) => fields
-            .into_iter()
-            .map(|(key, value)| (key, without_empty(value)))
-            .filter(|(_, value)| !is_empty(value))
-            .collect::<Map<_, _>>()
-            .into(),
-        other => other,
-    }
-}
-
-fn is_empty(value: &Value) -> bool {
-    match value {
-        Value::Null => true,
-        Value::String(text) => text.is_empty(),
-        Value::Array(items) => items.is_empty(),
-        Value::Object(fields) => fields.is_empty(),
-        Value::Bool(_) | Value::Number(_) => false,
-    }
 }
 
 /// The same for people: a line a field, what belongs together indented.

@@ -2,6 +2,8 @@
 
 mod command;
 mod face;
+mod refusals;
+mod walkthrough;
 
 use std::time::Duration;
 

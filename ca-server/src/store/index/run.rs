@@ -90,9 +90,14 @@ impl Run {
             .or_insert(bounds);
     }
 
-    /// The subjects that [`SubjectIds`] has to know before the rows can be written.
+    /// The subjects that [`SubjectIds`] has to know before the rows can be written, in the
+    /// order in which most of their table's indexes have them.
     pub(in crate::store) fn take_unknown(&mut self) -> Vec<(SubjectKey, SubjectRow)> {
-        std::mem::take(&mut self.unknown).into_iter().collect()
+        let mut unknown: Vec<_> = std::mem::take(&mut self.unknown).into_iter().collect();
+        unknown.sort_unstable_by(|(_, a), (_, b)| {
+            (&a.spiffe_id, &a.node).cmp(&(&b.spiffe_id, &b.node))
+        });
+        unknown
     }
 
     /// The rows of issued certificates, sorted.

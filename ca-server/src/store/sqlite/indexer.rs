@@ -13,7 +13,7 @@ use super::{
     SqliteOptions, connect,
     fresh::Fresh,
     index_file::IndexFile,
-    insert::{Inserts, MAX_ROWS},
+    insert::{Inserts, MAX_ROWS, OnFailure},
     subjects::Subjects,
 };
 use crate::store::{
@@ -60,8 +60,9 @@ pub(super) fn spawn(
             "issued",
             &["epoch", "subject", "idx", "not_before", "not_after"],
             "",
+            OnFailure::GiveUp,
         ),
-        keys: Inserts::new("keys", &["epoch", "spki", "idx"], ""),
+        keys: Inserts::new("keys", &["epoch", "spki", "idx"], "", OnFailure::GiveUp),
     };
     tokio::spawn(async move {
         indexer.live(stop).await;

@@ -4,14 +4,14 @@ use std::collections::HashMap;
 
 use sqlx::{AssertSqlSafe, Row, SqliteConnection};
 
-use super::insert::Inserts;
+use super::insert::{Inserts, OnFailure};
 use crate::store::{
     StoreError, SubjectRow,
     index::{Digest, SubjectIds, SubjectKey, digest},
 };
 
 /// Subjects that one statement looks up or inserts.
-const CHUNK: usize = 64;
+const CHUNK: usize = 128;
 
 const COLUMNS: [&str; 13] = [
     "digest",
@@ -41,7 +41,12 @@ impl Subjects {
     pub(super) fn new() -> Self {
         let places = vec!["?"; CHUNK].join(",");
         Self {
-            inserts: Inserts::new("subjects", &COLUMNS, "ON CONFLICT (digest) DO NOTHING"),
+            inserts: Inserts::new(
+                "subjects",
+                &COLUMNS,
+                "ON CONFLICT (digest) DO NOTHING",
+                OnFailure::GiveUp,
+            ),
             select: format!("SELECT digest, id FROM subjects WHERE digest IN ({places})").into(),
         }
     }
@@ -55,14 +60,16 @@ impl Subjects {
     ) -> Result<(), StoreError> {
         ids.make_room(wanted.len());
         for chunk in wanted.chunks(CHUNK) {
-            let keys: HashMap<Digest, SubjectKey> = chunk
+            let digests: Vec<Digest> = chunk.iter().map(|(_, subject)| digest(subject)).collect();
+            let keys: HashMap<Digest, SubjectKey> = digests
                 .iter()
-                .map(|(key, subject)| (digest(subject), *key))
+                .zip(chunk)
+                .map(|(digest, (key, _))| (*digest, *key))
                 .collect();
             let mut insert = self.inserts.rows(chunk.len());
-            for (_, subject) in chunk {
+            for (digest, (_, subject)) in digests.iter().zip(chunk) {
                 insert = insert
-                    .bind(digest(subject).to_vec())
+                    .bind(digest.as_slice())
                     .bind(&subject.trust_domain)
                     .bind(&subject.spiffe_id)
                     .bind(subject.certificate_use)

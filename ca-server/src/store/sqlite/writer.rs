@@ -14,7 +14,7 @@ use super::{
     errors::{breaks_connection, is_duplicate_serial},
     files::WriterLock,
     fresh::Fresh,
-    insert::Inserts,
+    insert::{Inserts, OnFailure},
     tree,
 };
 use crate::store::{
@@ -53,7 +53,7 @@ impl SqliteLog {
             options,
             connection: Some(connection),
             next: Some(size),
-            inserts: Inserts::new("entries", &["idx", "serial", "bytes"], ""),
+            inserts: Inserts::new("entries", &["idx", "serial", "bytes"], "", OnFailure::Undo),
             shared,
             fresh,
             leaves,
