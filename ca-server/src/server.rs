@@ -191,6 +191,15 @@ pub async fn build(config: Config, parts: Parts) -> Result<Bound, StartError> {
     };
     let clusters = Arc::new(clusters);
     let policy = Arc::new(Policy::new(settings::policy(&config), clusters.clone()));
+    let in_force = log::InForce {
+        issuer_key_id: keys.issuer.subject_key_id(),
+        issuer_certificate: keys.issuer.certificate(),
+        policy_revision: policy.options().revision,
+    };
+    let changes = log::changes(store.as_ref(), in_force).await?;
+    if !changes.is_empty() {
+        store.append(changes).await?;
+    }
 
     let trust_domain = config.trust_domain.clone();
     let set = BundleSet::from(keys.bundle.clone());

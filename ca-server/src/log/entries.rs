@@ -44,7 +44,7 @@ fn replica() -> String {
     format!("{host:.64} pid {}", std::process::id())
 }
 
-fn entry(kind: Kind) -> NewEntry {
+pub(super) fn entry(kind: Kind) -> NewEntry {
     new_entry(OffsetDateTime::now_utc(), kind, None)
 }
 

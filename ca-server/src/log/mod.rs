@@ -1,6 +1,7 @@
 //! The log as something that proves what it holds: its key, its tree, its checkpoints, and
 //! receipts. Off the issuance path: a certificate is recorded before any of this.
 
+mod changes;
 mod entries;
 mod error;
 mod facts;
@@ -20,6 +21,7 @@ use tokio::sync::{Mutex, watch};
 
 use crate::store::{LogIndex, Store};
 
+pub use changes::{InForce, changes};
 pub(crate) use entries::new_entry;
 pub use entries::{administrator_act, server_started, server_stopped};
 pub use error::LogError;
