@@ -182,6 +182,20 @@ impl Ca {
         self.dir.join("ca.yaml")
     }
 
+    /// What its `store` is, for another CA on the same one.
+    pub fn store(&self) -> Value {
+        self.settings.value("store").clone()
+    }
+
+    /// The folder with the files to which the store writes first: of `SQLite` the CA's own,
+    /// of a database server its log.
+    pub fn store_folder(&self) -> PathBuf {
+        match self.store()["postgres"]["password_file"].as_str() {
+            None => self.data_dir(),
+            Some(beside) => Path::new(beside).with_file_name("data/pg_wal"),
+        }
+    }
+
     /// The `SQLite` file.
     pub fn database(&self) -> PathBuf {
         let store = self.settings.value("store").as_str().expect("a store");
