@@ -1,6 +1,6 @@
 # Runs the end-to-end suites, each as a process of its own in a network
-# namespace of its own, where its fixed ports collide with nobody's.
-# Sourced by tests/run.
+# namespace of its own, where its fixed ports collide with nobody's. A suite
+# NAME@STORE is the module NAME with its CAs on STORE. Sourced by tests/run.
 
 namespaces=()
 declare -A suite_of=() started_at=()
@@ -47,7 +47,7 @@ wanted() {
 # check_table: a suite that nobody runs would be skipped in silence.
 check_table() {
     local difference
-    difference=$(diff <(suites_table | awk '{ print $1 }' | sort) \
+    difference=$(diff <(suites_table | sed 's/[@ ].*//' | sort -u) \
         <("$e2e" --list --format terse | sed -n 's/^\([^:]*\)::.*: test$/\1/p' | sort -u)) && return
     echo "tests/suites/run.conf (<) and the suites that exist (>) differ:" >&2
     grep '^[<>]' <<<"$difference" >&2
@@ -57,25 +57,26 @@ check_table() {
 
 launch() {
     local name=$1 threads=$2 minutes=$3
-    local namespace=citadel-$$-$name folder=$run/$name
+    local namespace=citadel-$$-$name folder=$run/$name module=${name%@*} store=sqlite
+    [ "$module" = "$name" ] || store=${name#*@}
     mkdir -p "$folder"
     ip netns add "$namespace"
     namespaces+=("$namespace")
     ip -n "$namespace" link set lo up
     say "suite $name"
     local tests
-    mapfile -t tests < <(tests_of "$name")
+    mapfile -t tests < <(tests_of "$module")
     # nsenter, not `ip netns exec`, which mounts another /sys and so hides the
     # cgroups that some suites work with.
-    CITADEL_TEST_DIR=$folder RUST_BACKTRACE=0 timeout --kill-after=10 "${minutes}m" \
-        nsenter --net="/var/run/netns/$namespace" \
-        "$e2e" --test-threads="$threads" ${options[@]+"${options[@]}"} --exact "$name::" "${tests[@]}" \
+    CITADEL_TEST_DIR=$folder CITADEL_TEST_STORE=$store RUST_BACKTRACE=0 \
+        timeout --kill-after=10 "${minutes}m" nsenter --net="/var/run/netns/$namespace" \
+        "$e2e" --test-threads="$threads" ${options[@]+"${options[@]}"} --exact "$module::" "${tests[@]}" \
         >"$folder/log" 2>&1 </dev/null &
     suite_of[$!]=$name
     started_at[$name]=$SECONDS
 }
 
-# tests_of NAME: by their whole names, since a filter also finds the name
+# tests_of MODULE: by their whole names, since a filter also finds the name
 # inside of others. All those of --filter have to be part of a test's name.
 tests_of() {
     local names filter

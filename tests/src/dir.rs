@@ -22,6 +22,13 @@ impl TestDir {
         Self(path)
     }
 
+    /// A folder that outlives the suite, made if it is missing.
+    pub fn at(path: impl Into<PathBuf>) -> Self {
+        let path = path.into();
+        std::fs::create_dir_all(&path).expect("a folder for the test");
+        Self(path)
+    }
+
     /// The folder.
     pub fn path(&self) -> &Path {
         &self.0

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::Settings;
+use super::{Settings, store};
 use crate::dir::TestDir;
 use crate::kubernetes::{Access, ApiServer};
 use crate::parts::program;
@@ -30,7 +30,8 @@ pub struct CaBuilder {
 
 impl CaBuilder {
     /// One for trust domain `example.org` whose only cluster, `default`, is
-    /// this API server, on a fresh store, with its log at the most verbose.
+    /// this API server, on a fresh store (SQLite, or what the suite is asked to run on),
+    /// with its log at the most verbose.
     pub async fn new(api: &ApiServer) -> Self {
         let dir = TestDir::new("ca");
         let access = api.ca_access("citadel-system", &dir).await;
@@ -59,7 +60,6 @@ impl CaBuilder {
             "public_listen": public.to_string(),
             "admin_socket": dir.join("ca-admin.sock"),
             "data_dir": data,
-            "store": format!("sqlite:{}", data.join("citadel.db").display()),
             "clusters": clusters.into(),
             "log": { "level": "trace", "format": "json" },
         }));
@@ -108,7 +108,11 @@ impl CaBuilder {
     }
 
     /// Starts it, ready or not: a refusal to start is to be seen as well.
-    pub fn start_unready(self) -> Ca {
+    pub fn start_unready(mut self) -> Ca {
+        if self.settings.value("store").is_null() {
+            let file = self.dir.join("data/citadel.db");
+            self.settings.set("store", store::fresh(&file));
+        }
         let config = self.dir.write("ca.yaml", self.settings.text());
         let launch = Launch::new("citadel-ca", program("citadel-ca"))
             .arg("--config")
@@ -176,6 +180,20 @@ impl Ca {
     /// Its configuration file.
     pub fn config(&self) -> PathBuf {
         self.dir.join("ca.yaml")
+    }
+
+    /// What its `store` is, for another CA on the same one.
+    pub fn store(&self) -> Value {
+        self.settings.value("store").clone()
+    }
+
+    /// The folder with the files to which the store writes first: of `SQLite` the CA's own,
+    /// of a database server its log.
+    pub fn store_folder(&self) -> PathBuf {
+        match self.store()["postgres"]["password_file"].as_str() {
+            None => self.data_dir(),
+            Some(beside) => Path::new(beside).with_file_name("data/pg_wal"),
+        }
     }
 
     /// The `SQLite` file.

@@ -4,6 +4,7 @@ mod agent;
 mod ca;
 mod command;
 mod config;
+mod store;
 
 pub use agent::{Agent, AgentBuilder};
 pub use ca::{Ca, CaBuilder};

@@ -50,12 +50,14 @@ impl Admin {
 
     /// Facts about the server.
     pub async fn info(&self) -> ServerInfo {
-        let answer = self
-            .0
-            .clone()
-            .get_server_info(GetServerInfoRequest {})
-            .await;
-        answer.expect("the local socket serves us").into_inner()
+        let answer = self.try_info().await;
+        answer.expect("the local socket serves us")
+    }
+
+    /// The same of a server that may be away.
+    pub async fn try_info(&self) -> Result<ServerInfo, Status> {
+        let request = GetServerInfoRequest {};
+        Ok(self.0.clone().get_server_info(request).await?.into_inner())
     }
 
     /// How many entries the log holds.

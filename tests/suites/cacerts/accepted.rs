@@ -115,7 +115,7 @@ async fn a_store_stays_with_its_issuer() {
     let builder = CaBuilder::new(ApiServer::shared().await).await;
     let second = builder
         .set("ca.cacerts_dir", other.path().to_str().unwrap())
-        .set("store", format!("sqlite:{}", ca.database().display()));
+        .set("store", ca.store());
     let words = super::refused::words_of(&second.start_unready()).await;
     assert!(words.contains("issuer"), "{words}");
 }

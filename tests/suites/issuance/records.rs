@@ -161,9 +161,11 @@ async fn the_record_says_who_asked_and_holds_no_token() {
     // Neither the record nor anything else on the disk.
     let signature = web.token.rsplit('.').next().unwrap();
     assert!(!holds(&record.bytes, signature.as_bytes()));
-    assert!(files_with(&scene.ca.data_dir(), signature.as_bytes()).is_empty());
+    for folder in [scene.ca.data_dir(), scene.ca.store_folder()] {
+        assert!(files_with(&folder, signature.as_bytes()).is_empty());
+    }
     assert!(
-        !files_with(&scene.ca.data_dir(), &identity.chain[0]).is_empty(),
+        !files_with(&scene.ca.store_folder(), &identity.chain[0]).is_empty(),
         "the search finds what is there"
     );
 }

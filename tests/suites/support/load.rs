@@ -85,9 +85,15 @@ pub(crate) struct LogOf {
 impl LogOf {
     /// Reads what is new. Panics at a gap, and at a serial that was there before.
     pub(crate) async fn read_on(&mut self, admin: &Admin) {
-        loop {
+        self.read_to(admin, u64::MAX).await;
+    }
+
+    /// The same up to this size at least, beside a load that would keep it busy for ever.
+    pub(crate) async fn read_to(&mut self, admin: &Admin, size: u64) {
+        while self.size < size {
             let entries = admin.read_log(self.size).await;
             if entries.is_empty() {
+                assert_eq!(size, u64::MAX, "the log ends at {}", self.size);
                 return;
             }
             for (index, entry) in entries {

@@ -1,5 +1,7 @@
-# PostgreSQL: the folder with `postgres`, `initdb` and `psql`. Of the machine if it is new
-# enough, else Debian's packages, unpacked.
+# PostgreSQL: the folder with its programs. Of the machine if it is new enough, else Debian's
+# packages, unpacked.
+
+postgres_programs=(postgres initdb psql pg_basebackup)
 
 part_postgres() {
     local candidate
@@ -10,12 +12,13 @@ part_postgres() {
         fi
     done
     if [ -n "${CITADEL_TEST_POSTGRES:-}" ]; then
-        fail "CITADEL_TEST_POSTGRES ($CITADEL_TEST_POSTGRES) has no postgres, initdb and psql of $POSTGRES or later"
+        fail "CITADEL_TEST_POSTGRES ($CITADEL_TEST_POSTGRES) has no ${postgres_programs[*]} of $POSTGRES or later"
     fi
-    entry "postgres-$POSTGRES" "unpacking Debian's packages" \
-        "apt-get install postgresql, or name the folder with postgres, initdb and psql in CITADEL_TEST_POSTGRES" \
+    local name=postgres-$POSTGRES-${#postgres_programs[@]}
+    entry "$name" "unpacking Debian's packages" \
+        "apt-get install postgresql, or name the folder with its programs in CITADEL_TEST_POSTGRES" \
         fill_postgres
-    found POSTGRES "$cache/postgres-$POSTGRES/bin"
+    found POSTGRES "$cache/$name/bin"
 }
 
 # postgres_on_path: the folder that the program really lies in, beside its siblings.
@@ -32,7 +35,7 @@ postgres_of_debian() {
 # is_postgres FOLDER
 is_postgres() {
     local program
-    for program in postgres initdb psql; do
+    for program in "${postgres_programs[@]}"; do
         [ -x "$1/$program" ] || return 1
     done
     at_least "$POSTGRES" "$("$1/postgres" --version | sed -n 's/^postgres (PostgreSQL) \([0-9.]*\).*/\1/p')"
@@ -45,7 +48,7 @@ fill_postgres() {
     local program libraries
     libraries=$(dirname "$(find "$1/usr/lib" -name 'libpq.so.5' | head -n 1)")
     libraries=${libraries#"$1/"}
-    for program in postgres initdb psql; do
+    for program in "${postgres_programs[@]}"; do
         cat >"$1/bin/$program" <<WRAPPER
 #!/bin/sh
 here=\$(dirname "\$(dirname "\$0")")

@@ -24,6 +24,12 @@ part_tools() {
     entry libfaketime "unpacking Debian's package" \
         "libfaketime is taken from Debian's package only" fill_faketime
     found FAKETIME "$(find "$cache/libfaketime" -name 'libfaketime.so.1')"
+
+    # Ours, and preloaded in the same way.
+    local faulty
+    faulty=faulty-$(fingerprint "$here/faulty.c")
+    entry "$faulty" "compiling" "a C compiler has to make a shared library" fill_faulty
+    found FAULTY "$cache/$faulty/faulty.so"
 }
 
 fill_strace() {
@@ -34,4 +40,8 @@ fill_strace() {
 fill_faketime() {
     debian "$1" libfaketime
     [ -n "$(find "$1" -name libfaketime.so.1)" ]
+}
+
+fill_faulty() {
+    cc -Wall -Wextra -O2 -shared -fPIC -o "$1/faulty.so" "$here/faulty.c" -ldl
 }

@@ -208,20 +208,21 @@ impl PostgresOptions {
     /// [`Self::patience`]. The isolation is what the statements are written for.
     fn session(&self, role: Role) -> [(&'static str, String); 7] {
         let deadline = self.deadline.as_millis();
-        let (lock, statement) = match role {
-            Role::Writer => (deadline / 2, deadline),
-            Role::Reader => (deadline / 2, 2 * deadline),
-            Role::Indexer => (deadline / 2, 30_000),
+        let patience = self.patience(role).as_millis();
+        let (lock, statement, idle) = match role {
+            // Other servers wait for its lock, and have to be done within the same deadline
+            // when it was lost with a server that hangs.
+            Role::Writer => (deadline / 2, deadline * 3 / 4, deadline * 3 / 4),
+            Role::Reader => (deadline / 2, 2 * deadline, patience),
+            // Between two statements it only computes, and others can't index meanwhile.
+            Role::Indexer => (deadline / 2, 30_000, 5_000),
             // Another server may be in the middle of it.
-            Role::Migration => (60_000, 0),
+            Role::Migration => (60_000, 0, patience),
         };
         [
             ("lock_timeout", lock.to_string()),
             ("statement_timeout", statement.to_string()),
-            (
-                "idle_in_transaction_session_timeout",
-                self.patience(role).as_millis().to_string(),
-            ),
+            ("idle_in_transaction_session_timeout", idle.to_string()),
             // A client that vanished holds no lock for longer than that.
             ("tcp_user_timeout", (2 * deadline).to_string()),
             ("tcp_keepalives_idle", "15".to_owned()),
@@ -363,6 +364,21 @@ mod tests {
         let made = options.connect_options(Role::Writer).unwrap();
         assert_eq!(made.to_url_lossy().password(), Some("hunter2"));
         assert!(!format!("{options:?} {options}").contains("hunter2"));
+    }
+
+    /// A lock that a hanging server took is let go in time for others to be done with it.
+    #[test]
+    fn the_writers_limits_end_before_its_deadline() {
+        let options = PostgresOptions::from_url("postgres://u@h/x").unwrap();
+        let session = options.session(Role::Writer);
+        let deadline = options.deadline.as_millis();
+        for limit in ["statement_timeout", "idle_in_transaction_session_timeout"] {
+            let (_, value) = session.iter().find(|(name, _)| *name == limit).unwrap();
+            assert!(
+                value.parse::<u128>().unwrap() <= deadline * 3 / 4,
+                "{limit}"
+            );
+        }
     }
 
     #[test]

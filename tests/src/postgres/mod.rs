@@ -1,5 +1,7 @@
 //! A PostgreSQL server of the test's own.
 
+mod standby;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -31,6 +33,7 @@ pub struct Postgres {
     data: PathBuf,
     address: SocketAddr,
     settings: Vec<(String, String)>,
+    env: Vec<(String, String)>,
     password: String,
     process: Option<Process>,
     databases: AtomicU32,
@@ -44,38 +47,31 @@ impl Postgres {
 
     /// One with these settings beside Debian's.
     pub async fn start_with(settings: &[(&str, &str)]) -> Self {
-        let dir = TestDir::new("pg");
+        Self::start_in(TestDir::new("pg"), settings).await
+    }
+
+    /// One in this folder, on the data that an earlier one left there.
+    pub async fn start_in(dir: TestDir, settings: &[(&str, &str)]) -> Self {
         let data = dir.join("data");
-        std::fs::create_dir(&data).expect("a folder for the database");
-        own(&data);
-        // The socket lies beside the data.
-        own(dir.path());
-        let password = secrets::random_token("database password");
-        let password_file = dir.write("password", format!("{password}\n"));
-        let made = Command::new("setpriv")
-            .args(wrapper().iter().skip(1))
-            .arg(part("POSTGRES").join("initdb"))
-            .args([
-                "--no-sync",
-                "--auth-local=trust",
-                "--auth-host=scram-sha-256",
-            ])
-            .args(["--username=postgres", "--encoding=UTF8", "--locale=C", "-D"])
-            .arg(&data)
-            .current_dir("/")
-            .output()
-            .await
-            .expect("initdb");
-        assert!(
-            made.status.success(),
-            "initdb: {}",
-            String::from_utf8_lossy(&made.stderr)
-        );
+        // Written last: what was made before it may be half of it.
+        let made = dir.join("made");
+        let old = made.exists();
+        let password = if old {
+            let password = std::fs::read_to_string(dir.join("password")).expect("the password");
+            let password = password.trim().to_owned();
+            secrets::register_token("database password", &password);
+            password
+        } else {
+            let password = secrets::random_token("database password");
+            initialize(&dir, &data, &password).await;
+            password
+        };
         let mut this = Self {
             dir,
             data,
             address: ports::address(),
             settings: Vec::new(),
+            env: Vec::new(),
             password,
             process: None,
             databases: AtomicU32::new(0),
@@ -84,14 +80,16 @@ impl Postgres {
             this.set(name, value);
         }
         this.start_again().await;
-        this.query_in(
-            "postgres",
-            &format!("CREATE ROLE {ROLE} LOGIN PASSWORD '{}'", this.password),
-        )
-        .await;
-        this.query_in("postgres", &format!("CREATE DATABASE {ROLE} OWNER {ROLE}"))
+        if !old {
+            this.query_in(
+                "postgres",
+                &format!("CREATE ROLE {ROLE} LOGIN PASSWORD '{}'", this.password),
+            )
             .await;
-        assert!(password_file.exists());
+            this.query_in("postgres", &format!("CREATE DATABASE {ROLE} OWNER {ROLE}"))
+                .await;
+            this.dir.write("made", "");
+        }
         this
     }
 
@@ -99,6 +97,11 @@ impl Postgres {
     pub fn set(&mut self, name: &str, value: &str) {
         self.settings.retain(|(known, _)| known != name);
         self.settings.push((name.into(), value.into()));
+    }
+
+    /// Sets an environment variable of the server for the next start.
+    pub fn set_env(&mut self, name: &str, value: &str) {
+        self.env.push((name.into(), value.into()));
     }
 
     /// Starts it on its data and its address, and waits until it answers.
@@ -120,6 +123,9 @@ impl Postgres {
         for (name, value) in &self.settings {
             launch = launch.args(["-c", &format!("{name}={value}")]);
         }
+        for (name, value) in &self.env {
+            launch = launch.env(name, value);
+        }
         let process = launch.start(&self.dir);
         process
             .ready(START, async || {
@@ -127,6 +133,11 @@ impl Postgres {
             })
             .await;
         self.process = Some(process);
+    }
+
+    /// Whether it runs: where it can't write it ends by itself.
+    pub fn is_running(&self) -> bool {
+        self.process.as_ref().is_some_and(Process::is_running)
     }
 
     /// Where it listens.
@@ -187,8 +198,13 @@ impl Postgres {
 
     /// What the CA's `store` has to be for the database `citadel`.
     pub fn store(&self) -> serde_json::Value {
+        self.store_of(ROLE)
+    }
+
+    /// The same for another database.
+    pub fn store_of(&self, database: &str) -> serde_json::Value {
         serde_json::json!({ "postgres": {
-            "url": self.url(),
+            "url": self.url_of(database),
             "password_file": self.password_file(),
         } })
     }
@@ -257,7 +273,11 @@ impl Postgres {
     /// `kill -9` of the server and of all its processes at once, as a power cut does it.
     pub async fn kill(&mut self) {
         let process = self.process.take().expect("PostgreSQL runs");
-        let children = children(process.pid());
+        let children = if process.is_running() {
+            children(process.pid())
+        } else {
+            Vec::new()
+        };
         process.kill().await;
         for child in &children {
             let _ = kill(Pid::from_raw(*child), Signal::SIGKILL);
@@ -321,6 +341,37 @@ impl Postgres {
             .stdin(Stdio::null());
         command
     }
+}
+
+/// Makes a server's data, with nothing in it. The folder may be there, empty.
+async fn initialize(dir: &TestDir, data: &Path, password: &str) {
+    if dir.join("password").exists() {
+        std::fs::remove_dir_all(data).expect("what was half made goes");
+    }
+    std::fs::create_dir_all(data).expect("a folder for the database");
+    own(data);
+    // The socket lies beside the data.
+    own(dir.path());
+    dir.write("password", format!("{password}\n"));
+    let made = Command::new("setpriv")
+        .args(wrapper().iter().skip(1))
+        .arg(part("POSTGRES").join("initdb"))
+        .args([
+            "--no-sync",
+            "--auth-local=trust",
+            "--auth-host=scram-sha-256",
+        ])
+        .args(["--username=postgres", "--encoding=UTF8", "--locale=C", "-D"])
+        .arg(data)
+        .current_dir("/")
+        .output()
+        .await
+        .expect("initdb");
+    assert!(
+        made.status.success(),
+        "initdb: {}",
+        String::from_utf8_lossy(&made.stderr)
+    );
 }
 
 /// A transaction that stays open.
