@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod trials;
 mod verification;
 
 use std::{fs, path::Path};

@@ -31,10 +31,10 @@ impl ExportArgs {
         let store = source.open().await?;
         let mut written = 0;
         if let Some(folder) = &self.tiles {
-            written = tiles(&store, folder).await?;
+            written = tiles(store.as_ref(), folder).await?;
         }
         if let Some(file) = &self.json_lines {
-            written = json_lines(&store, file).await?;
+            written = json_lines(store.as_ref(), file).await?;
         }
         match format {
             Format::Json => output::json(&json!({ "entries": written }))?,

@@ -36,8 +36,8 @@ pub(crate) struct VerifyReceiptArgs {
 impl ProveArgs {
     pub(crate) async fn run(self, source: &SourceArgs) -> Result<Outcome, Ended> {
         let store = source.open().await?;
-        let stored = issued(&store, &self.serial).await?;
-        let found = receipt(&store, stored.index)
+        let stored = issued(store.as_ref(), &self.serial).await?;
+        let found = receipt(store.as_ref(), stored.index)
             .await
             .map_err(|error| log_failure(&error))?;
         let Some(receipt) = found else {

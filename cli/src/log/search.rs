@@ -87,7 +87,7 @@ impl SearchArgs {
         let filter = self.filter()?;
         let store = source.open().await?;
         if self.count {
-            let count = count(&store, filter).await?;
+            let count = count(store.as_ref(), filter).await?;
             match format {
                 Format::Json => output::json(&serde_json::json!({ "count": count }))?,
                 Format::Text => output::text(&format!("{count}\n"))?,
@@ -98,7 +98,7 @@ impl SearchArgs {
         let mut before = self.before.map(LogIndex);
         while found.len() < self.limit {
             let limit = (self.limit - found.len()).min(MAX_PAGE);
-            let page = page(&store, &filter, before, limit).await?;
+            let page = page(store.as_ref(), &filter, before, limit).await?;
             let full = page.len() == limit;
             before = page.last().map(|last| last.index);
             found.extend(page);

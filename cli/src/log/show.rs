@@ -25,7 +25,7 @@ pub(crate) struct StatsArgs {}
 impl ShowArgs {
     pub(crate) async fn run(self, source: &SourceArgs, format: Format) -> Result<Outcome, Ended> {
         let store = source.open().await?;
-        let stored = issued(&store, &self.serial).await?;
+        let stored = issued(store.as_ref(), &self.serial).await?;
         let tree = store.tree().await.map_err(|error| store_failure(&error))?;
         let mut shown = entry::to_json(&stored);
         if let Value::Object(fields) = &mut shown {
@@ -43,7 +43,7 @@ impl ShowArgs {
 impl StatsArgs {
     pub(crate) async fn run(self, source: &SourceArgs, format: Format) -> Result<Outcome, Ended> {
         let store = source.open().await?;
-        let stats = stats(&store).await?;
+        let stats = stats(store.as_ref()).await?;
         match format {
             Format::Json => output::json(&stats)?,
             Format::Text => output::text(&entry::to_text(&stats))?,

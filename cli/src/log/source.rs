@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use citadel_ca_server::log::LogError;
 use citadel_ca_server::store::{SqliteStore, Store, StoreError};
@@ -48,15 +49,16 @@ impl SourceArgs {
     }
 
     /// Opens the store for reading.
-    pub(crate) async fn open(&self) -> Result<SqliteStore, Failure> {
+    pub(crate) async fn open(&self) -> Result<Arc<dyn Store>, Failure> {
         let path = self.path()?;
         if !path.exists() {
             return Err(Failure::local(format!("{} does not exist", path.display()))
                 .next("Name the CA's store with --store sqlite:PATH."));
         }
-        SqliteStore::open_read_only(&path)
-            .await
-            .map_err(|error| store_failure(&error))
+        match SqliteStore::open_read_only(&path).await {
+            Ok(store) => Ok(Arc::new(store)),
+            Err(error) => Err(store_failure(&error)),
+        }
     }
 
     /// The log's public key.

@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use citadel_ca_server::log::{Broken, Witness, verify};
-use citadel_ca_server::store::Store as _;
 use serde_json::json;
 
 use super::source::{SourceArgs, store_failure};
@@ -11,7 +10,8 @@ use crate::exit::{Ended, Failure, Outcome};
 use crate::output::{self, Format};
 use crate::progress::Progress;
 
-/// Verifies the whole log: every entry, every hash, every checkpoint.
+/// Verifies the whole log: every entry, every hash, every checkpoint, and against the entries
+/// every serial and every row of the index.
 ///
 /// Names the first bad entry and what is wrong with it, and then ends with exit code 1.
 #[derive(Debug, clap::Args)]
@@ -55,11 +55,18 @@ impl VerifyArgs {
                 "valid": true,
                 "entries": verified.size,
                 "entries_in_checkpoint": verified.covered,
+                "entries_in_index": verified.indexed,
                 "root": verified.root.to_string(),
             }))?,
             Format::Text => output::text(&format!(
-                "valid: {} entries; {} of them in a checkpoint, root {}\n",
-                verified.size, verified.covered, verified.root
+                "valid: {} entries; {} of them in a checkpoint, root {}; {}\n",
+                verified.size,
+                verified.covered,
+                verified.root,
+                match verified.indexed {
+                    Some(indexed) => format!("{indexed} in the index"),
+                    None => "no index".to_owned(),
+                }
             ))?,
         }
         Ok(Outcome::Done)

@@ -4,6 +4,7 @@
 //! numbers its entries, and is one transaction; the index is derived from the log by
 //! whichever server comes first.
 
+mod audit;
 mod connect;
 pub(super) mod errors;
 mod head;
@@ -24,9 +25,9 @@ use tokio::time::timeout;
 
 use self::{head::Head, log::PostgresLog, options::Role, select::Reader};
 use super::{
-    Announcement, Growth, LogIndex, MAX_PAGE, NewEntry, Query, Store, StoreError, StoreHealth,
-    StoreStats, StoredEntry, TreeState, index::IndexerHandle, queue::Commands, shared::Shared,
-    writer::Writer,
+    Announcement, AuditedEntry, Growth, IndexedEpoch, LogIndex, MAX_PAGE, NewEntry, Query, Store,
+    StoreError, StoreHealth, StoreStats, StoredEntry, SubjectRow, TreeState, index::IndexerHandle,
+    queue::Commands, shared::Shared, writer::Writer,
 };
 
 /// The store on PostgreSQL 15 or later.
@@ -127,6 +128,22 @@ impl Store for PostgresStore {
 
     async fn read(&self, from: LogIndex, limit: usize) -> Result<Vec<StoredEntry>, StoreError> {
         self.reader.read(from.0, limit.min(MAX_PAGE)).await
+    }
+
+    async fn audit(&self, from: LogIndex, limit: usize) -> Result<Vec<AuditedEntry>, StoreError> {
+        self.reader.audit(from.0, limit.min(MAX_PAGE)).await
+    }
+
+    async fn indexed_epoch(&self, epoch: i64) -> Result<Option<IndexedEpoch>, StoreError> {
+        self.reader.indexed_epoch(epoch).await
+    }
+
+    async fn stray_index_row(&self) -> Result<Option<String>, StoreError> {
+        self.reader.stray_index_row().await
+    }
+
+    fn indexed_subject(&self, subject: SubjectRow) -> SubjectRow {
+        texts::columns(subject)
     }
 
     async fn size(&self) -> Result<u64, StoreError> {

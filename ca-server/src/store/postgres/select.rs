@@ -66,6 +66,10 @@ impl Reader {
         Ok(row.map(StoredEntry::from))
     }
 
+    pub(super) fn options(&self) -> &PostgresOptions {
+        &self.options
+    }
+
     /// One page, newest first, of one snapshot of log and index.
     pub(super) async fn list(&self, query: &Query) -> Result<Vec<StoredEntry>, StoreError> {
         if let Some(serial) = &query.filter.serial {
@@ -165,6 +169,17 @@ pub(super) async fn entries(
     Ok(rows.into_iter().map(StoredEntry::from).collect())
 }
 
+/// Before a snapshot of the index is taken: a rebuild truncates these tables, which a snapshot
+/// from before it would see as empty. In the order in which that locks them.
+pub(super) async fn lock_index(connection: &mut PgConnection) -> Result<(), StoreError> {
+    sqlx::query(
+        "LOCK TABLE index_epochs, index_subjects, index_issued, index_keys IN ACCESS SHARE MODE",
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
 /// Log and index in one snapshot.
 struct Snapshot<'a> {
     options: &'a PostgresOptions,
@@ -176,14 +191,7 @@ struct Snapshot<'a> {
 impl Snapshot<'_> {
     /// Size of the log, and how much of it the index covers.
     async fn extent(&mut self) -> Result<(u64, u64), StoreError> {
-        // Before the snapshot is taken: a rebuild truncates these tables, which a snapshot
-        // from before it would see as empty. In the order in which that locks them.
-        let lock = sqlx::query(
-            "LOCK TABLE index_epochs, index_subjects, index_issued, index_keys \
-             IN ACCESS SHARE MODE",
-        )
-        .execute(&mut *self.connection);
-        within(self.options, lock).await??;
+        within(self.options, lock_index(&mut *self.connection)).await??;
         let question = sqlx::query_as(
             "SELECT head.size, index_source.indexed, index_source.version FROM head, index_source",
         )

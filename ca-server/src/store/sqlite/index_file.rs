@@ -121,19 +121,36 @@ async fn connect(path: &Path, options: &SqliteOptions) -> Result<SqliteConnectio
         .await?)
 }
 
-/// True when a reader may use this index for this log.
-pub(super) async fn belongs_to(index: &SqlitePool, log: &SqlitePool) -> bool {
-    let of: Result<Vec<u8>, _> = sqlx::query_scalar("SELECT log_id FROM source")
-        .fetch_one(index)
-        .await;
+/// Why a reader may not use this index for this log; `None` when it may.
+pub(super) async fn unfit(index: &SqlitePool, log: &SqlitePool) -> Option<Unfit> {
     let version: Result<i64, _> = sqlx::query_scalar("PRAGMA user_version")
         .fetch_one(index)
         .await;
-    let Ok(mut log) = log.acquire().await else {
-        return false;
-    };
-    let Ok(log_id) = super::log_id(&mut log).await else {
-        return false;
-    };
-    of.is_ok_and(|of| of == log_id) && version.is_ok_and(|version| version == VERSION)
+    match version {
+        Ok(VERSION) => {}
+        Ok(_) => return Some(Unfit::OtherVersion),
+        Err(error) => return Some(Unfit::Damaged(error.to_string())),
+    }
+    let of: Result<Vec<u8>, _> = sqlx::query_scalar("SELECT log_id FROM source")
+        .fetch_one(index)
+        .await;
+    let log_id: Result<Vec<u8>, _> = sqlx::query_scalar("SELECT log_id FROM meta")
+        .fetch_one(log)
+        .await;
+    match (of, log_id) {
+        (Ok(of), Ok(log_id)) if of == log_id => None,
+        (Ok(_), Ok(_)) => Some(Unfit::OtherLog),
+        (Err(error), _) | (_, Err(error)) => Some(Unfit::Damaged(error.to_string())),
+    }
+}
+
+/// Why an index can't be used.
+#[derive(Debug)]
+pub(super) enum Unfit {
+    /// Of an older or newer program: the next start of the server makes it anew.
+    OtherVersion,
+    /// Of another log.
+    OtherLog,
+    /// It can't be read.
+    Damaged(String),
 }

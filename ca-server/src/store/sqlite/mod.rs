@@ -5,6 +5,7 @@
 //! never hold up a commit, its pages are not in the log's WAL, and since the log can
 //! rebuild it, its own commits need no fsync.
 
+mod audit;
 mod connect;
 pub(super) mod errors;
 mod files;
@@ -31,9 +32,9 @@ use sqlx::{SqliteConnection, sqlite::SqliteSynchronous};
 
 use self::{files::WriterLock, fresh::Fresh, select::Reader, writer::SqliteLog};
 use super::{
-    Announcement, BatchOptions, Growth, LogIndex, MAX_PAGE, NewEntry, Query, Store, StoreError,
-    StoreHealth, StoreStats, StoredEntry, TreeState, index::IndexerHandle, queue::Commands,
-    shared::Shared, writer::Writer,
+    Announcement, AuditedEntry, BatchOptions, Growth, IndexedEpoch, LogIndex, MAX_PAGE, NewEntry,
+    Query, Store, StoreError, StoreHealth, StoreStats, StoredEntry, TreeState,
+    index::IndexerHandle, queue::Commands, shared::Shared, writer::Writer,
 };
 
 /// Where the database is, and how the writer batches. The defaults suit.
@@ -135,7 +136,7 @@ impl SqliteStore {
 
         Ok(Self {
             shared,
-            reader: Reader::new(log, Some(index_readers)),
+            reader: Reader::new(log, Some(index_readers), None),
             writer: Some(WriterHandle {
                 commands,
                 indexer,
@@ -154,14 +155,17 @@ impl SqliteStore {
         let index = index_path
             .exists()
             .then(|| connect::readers(&index_path, &options));
-        let index = match index {
-            Some(index) if index_file::belongs_to(&index, &log).await => Some(index),
+        let (index, unused) = match index {
             // Without an index every query reads the log: slow, and just as complete.
-            _ => None,
+            None => (None, None),
+            Some(index) => match index_file::unfit(&index, &log).await {
+                None => (Some(index), None),
+                unused => (None, unused),
+            },
         };
         Ok(Self {
             shared: Arc::new(Shared::new(size)),
-            reader: Reader::new(log, index),
+            reader: Reader::new(log, index, unused),
             writer: None,
         })
     }
@@ -191,6 +195,18 @@ impl Store for SqliteStore {
 
     async fn read(&self, from: LogIndex, limit: usize) -> Result<Vec<StoredEntry>, StoreError> {
         self.reader.read(from.0, limit.min(MAX_PAGE)).await
+    }
+
+    async fn audit(&self, from: LogIndex, limit: usize) -> Result<Vec<AuditedEntry>, StoreError> {
+        self.reader.audit(from.0, limit.min(MAX_PAGE)).await
+    }
+
+    async fn indexed_epoch(&self, epoch: i64) -> Result<Option<IndexedEpoch>, StoreError> {
+        self.reader.indexed_epoch(epoch).await
+    }
+
+    async fn stray_index_row(&self) -> Result<Option<String>, StoreError> {
+        self.reader.stray_index_row().await
     }
 
     async fn size(&self) -> Result<u64, StoreError> {

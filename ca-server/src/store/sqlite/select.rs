@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use sqlx::{QueryBuilder, Sqlite, SqliteConnection, SqlitePool};
 
-use super::entries;
+use super::{entries, index_file::Unfit};
 use crate::store::{
     Filter, Query, StoreError, StoredEntry,
     index::{self, Condition, Index, Value, on_bounds, on_subjects, on_validity},
@@ -14,13 +14,23 @@ pub(super) struct Reader {
     log: SqlitePool,
     /// `None` beside a log that has no index: then every question reads the log.
     index: Option<SqlitePool>,
+    /// Why the index that is there is not used.
+    unused: Option<Unfit>,
 }
 
 // === impl Reader ===
 
 impl Reader {
-    pub(super) fn new(log: SqlitePool, index: Option<SqlitePool>) -> Self {
-        Self { log, index }
+    pub(super) fn new(log: SqlitePool, index: Option<SqlitePool>, unused: Option<Unfit>) -> Self {
+        Self { log, index, unused }
+    }
+
+    pub(super) fn index(&self) -> Option<&SqlitePool> {
+        self.index.as_ref()
+    }
+
+    pub(super) fn unused(&self) -> Option<&Unfit> {
+        self.unused.as_ref()
     }
 
     pub(super) async fn close_index(&self) {
@@ -86,7 +96,7 @@ impl Reader {
     }
 }
 
-async fn indexed(index: &mut SqliteConnection) -> Result<u64, StoreError> {
+pub(super) async fn indexed(index: &mut SqliteConnection) -> Result<u64, StoreError> {
     let indexed: i64 = sqlx::query_scalar("SELECT indexed FROM source")
         .fetch_one(index)
         .await?;
