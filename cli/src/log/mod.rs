@@ -1,8 +1,10 @@
 //! `citadel log`: what was issued, to whom, and the proof of it.
 
+mod backup;
 mod entry;
 mod export;
 mod prove;
+mod reindex;
 mod search;
 mod show;
 mod source;
@@ -15,8 +17,8 @@ use crate::output::Format;
 
 /// Reads, proves and verifies the log of what a CA issued.
 ///
-/// Reads the store itself, beside a running server or without one; nothing is ever written
-/// to it.
+/// Reads the store itself, beside a running server or without one. Only reindex and restore
+/// write to one.
 // clap shows these comments as they are: no Markdown in them.
 #[allow(clippy::doc_markdown)]
 #[derive(Debug, clap::Args)]
@@ -39,6 +41,9 @@ enum What {
     VerifyReceipt(prove::VerifyReceiptArgs),
     Verify(verify::VerifyArgs),
     Export(export::ExportArgs),
+    Backup(backup::BackupArgs),
+    Restore(backup::RestoreArgs),
+    Reindex(reindex::ReindexArgs),
 }
 
 impl LogArgs {
@@ -53,6 +58,9 @@ impl LogArgs {
             What::Prove(args) => crate::asynchronous(args.run(&source)),
             What::Verify(args) => crate::asynchronous(args.run(&source, format)),
             What::Export(args) => crate::asynchronous(args.run(&source, format)),
+            What::Backup(args) => crate::asynchronous(args.run(&source, format)),
+            What::Restore(args) => crate::asynchronous(args.run(&source, format)),
+            What::Reindex(args) => crate::asynchronous(args.run(&source, format)),
         }
     }
 }

@@ -1,7 +1,6 @@
 //! `citadel log prove` and `citadel log verify-receipt`.
 
-use std::io::Read as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use citadel_ca_server::log::receipt;
 use citadel_ca_server::store::{LogIndex, StoredEntry};
@@ -10,7 +9,7 @@ use citadel_ledger::{MAX_RECEIPT_BYTES, Receipt};
 use serde_json::{Value, json};
 
 use super::entry;
-use super::source::{SourceArgs, issued, log_failure, parse_serial};
+use super::source::{SourceArgs, issued, log_failure, parse_serial, read_bounded};
 use crate::exit::{Ended, Failure, Outcome};
 use crate::output::{self, Format};
 
@@ -56,7 +55,7 @@ impl ProveArgs {
 impl VerifyReceiptArgs {
     pub(crate) fn run(self, source: &SourceArgs, format: Format) -> Result<Outcome, Ended> {
         let key = source.key()?;
-        let bytes = read(&self.receipt)?;
+        let bytes = read_bounded(&self.receipt, MAX_RECEIPT_BYTES as u64)?;
         let refused = |error: &dyn std::fmt::Display| {
             Failure::check(format!("{}: not valid: {error}", self.receipt.display()))
         };
@@ -84,17 +83,4 @@ impl VerifyReceiptArgs {
         }
         Ok(Outcome::Done)
     }
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, Failure> {
-    let failed = |error| Failure::local(format!("{}: {error}", path.display()));
-    let limit = MAX_RECEIPT_BYTES as u64 + 1;
-    let mut bytes = Vec::new();
-    if path == Path::new("-") {
-        std::io::stdin().take(limit).read_to_end(&mut bytes)
-    } else {
-        std::fs::File::open(path).and_then(|file| file.take(limit).read_to_end(&mut bytes))
-    }
-    .map_err(failed)?;
-    Ok(bytes)
 }

@@ -1,5 +1,6 @@
 //! The log of a running CA, as auditors see it.
 
+mod backup;
 mod command;
 mod face;
 

@@ -35,6 +35,12 @@ use super::{
 pub struct PostgresStore {
     shared: Arc<Shared>,
     reader: Reader,
+    /// `None` where the log is only read.
+    writer: Option<WriterHandle>,
+}
+
+#[derive(Debug)]
+struct WriterHandle {
     commands: Commands,
     indexer: IndexerHandle,
 }
@@ -63,7 +69,7 @@ impl PostgresStore {
 
         let shared = Arc::new(Shared::new(size));
         let head = Arc::new(Head::new(log_id, Arc::clone(&shared)));
-        let reader = Reader::new(Arc::clone(&options))?;
+        let reader = Reader::new(Arc::clone(&options), Role::Reader)?;
         let (indexer, orders) = IndexerHandle::new();
         indexer::spawn(
             Arc::clone(&options),
@@ -78,9 +84,27 @@ impl PostgresStore {
         Ok(Self {
             shared,
             reader,
-            commands,
-            indexer,
+            writer: Some(WriterHandle { commands, indexer }),
         })
+    }
+
+    /// Opens an existing store for reading alone, beside its servers: every transaction is
+    /// read-only, by the database's own word.
+    ///
+    /// Refuses a server older than 15, a standby, and a schema of another version.
+    pub async fn open_read_only(options: PostgresOptions) -> Result<Self, StoreError> {
+        let reader = Reader::new(Arc::new(options), Role::Auditor)?;
+        reader.check_schema().await?;
+        let size = reader.size().await?;
+        Ok(Self {
+            shared: Arc::new(Shared::new(size)),
+            reader,
+            writer: None,
+        })
+    }
+
+    fn writer(&self) -> Result<&WriterHandle, StoreError> {
+        self.writer.as_ref().ok_or(StoreError::ReadOnly)
     }
 }
 
@@ -111,7 +135,7 @@ impl PostgresStore {
 #[async_trait]
 impl Store for PostgresStore {
     async fn append(&self, entries: Vec<NewEntry>) -> Result<Vec<LogIndex>, StoreError> {
-        self.commands.append(entries, &self.shared).await
+        self.writer()?.commands.append(entries, &self.shared).await
     }
 
     fn announce(&self) -> Announcement {
@@ -155,12 +179,14 @@ impl Store for PostgresStore {
         issuer_key_id: &[u8],
         replaces: Option<&[u8]>,
     ) -> Result<(), StoreError> {
-        self.commands.bind_issuer(issuer_key_id, replaces).await
+        let commands = &self.writer()?.commands;
+        commands.bind_issuer(issuer_key_id, replaces).await
     }
 
     async fn reindex(&self) -> Result<(), StoreError> {
+        let writer = self.writer()?;
         let size = self.size().await?;
-        self.indexer.reindex(size, &self.shared).await
+        writer.indexer.reindex(size, &self.shared).await
     }
 
     async fn log_id(&self) -> Result<Vec<u8>, StoreError> {
@@ -176,11 +202,11 @@ impl Store for PostgresStore {
     }
 
     async fn integrate(&self, growth: Growth) -> Result<(), StoreError> {
-        self.commands.integrate(growth).await
+        self.writer()?.commands.integrate(growth).await
     }
 
     async fn lease(&self, holder: &str, time: Duration) -> Result<bool, StoreError> {
-        self.commands.lease(holder, time).await
+        self.writer()?.commands.lease(holder, time).await
     }
 
     fn health(&self) -> StoreHealth {
@@ -193,7 +219,9 @@ impl Store for PostgresStore {
 
     async fn close(&self) {
         self.reader.close().await;
-        self.indexer.stop().await;
-        self.commands.close().await;
+        if let Some(writer) = &self.writer {
+            writer.indexer.stop().await;
+            writer.commands.close().await;
+        }
     }
 }

@@ -91,6 +91,8 @@ pub enum UrlError {
 pub(super) enum Role {
     Writer,
     Reader,
+    /// A reader beside the servers that could not write if it wanted to.
+    Auditor,
     Indexer,
     Migration,
 }
@@ -206,16 +208,16 @@ impl PostgresOptions {
 
     /// Limits that hold on the server's side, in milliseconds; ours stand in
     /// [`Self::patience`]. The isolation is what the statements are written for.
-    fn session(&self, role: Role) -> [(&'static str, String); 7] {
+    fn session(&self, role: Role) -> Vec<(&'static str, String)> {
         let deadline = self.deadline.as_millis();
         let (lock, statement) = match role {
             Role::Writer => (deadline / 2, deadline),
-            Role::Reader => (deadline / 2, 2 * deadline),
+            Role::Reader | Role::Auditor => (deadline / 2, 2 * deadline),
             Role::Indexer => (deadline / 2, 30_000),
             // Another server may be in the middle of it.
             Role::Migration => (60_000, 0),
         };
-        [
+        let mut session = vec![
             ("lock_timeout", lock.to_string()),
             ("statement_timeout", statement.to_string()),
             (
@@ -227,7 +229,11 @@ impl PostgresOptions {
             ("tcp_keepalives_idle", "15".to_owned()),
             ("tcp_keepalives_interval", "5".to_owned()),
             ("default_transaction_isolation", "read committed".to_owned()),
-        ]
+        ];
+        if role == Role::Auditor {
+            session.push(("default_transaction_read_only", "on".to_owned()));
+        }
+        session
     }
 
     /// How long one operation is waited for before the connection is given up: it may
@@ -236,7 +242,7 @@ impl PostgresOptions {
         let margin = Duration::from_secs(1);
         match role {
             Role::Writer => self.deadline + margin,
-            Role::Reader => 2 * self.deadline + margin,
+            Role::Reader | Role::Auditor => 2 * self.deadline + margin,
             Role::Indexer => Duration::from_secs(60),
             Role::Migration => Duration::from_secs(600),
         }

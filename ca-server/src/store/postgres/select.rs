@@ -20,15 +20,28 @@ use crate::store::{
 #[derive(Debug)]
 pub(super) struct Reader {
     options: Arc<PostgresOptions>,
+    role: Role,
     pool: PgPool,
 }
 
 // === impl Reader ===
 
 impl Reader {
-    pub(super) fn new(options: Arc<PostgresOptions>) -> Result<Self, StoreError> {
-        let pool = connect::readers(&options)?;
-        Ok(Self { options, pool })
+    pub(super) fn new(options: Arc<PostgresOptions>, role: Role) -> Result<Self, StoreError> {
+        let pool = connect::readers(&options, role)?;
+        Ok(Self {
+            options,
+            role,
+            pool,
+        })
+    }
+
+    pub(super) async fn check_schema(&self) -> Result<(), StoreError> {
+        let mut lease = self.lease().await?;
+        let checking = connect::check_schema(lease.connection()?);
+        self.within(checking).await??;
+        lease.give_back();
+        Ok(())
     }
 
     pub(super) async fn close(&self) {
@@ -107,7 +120,7 @@ impl Reader {
         };
         tracing::debug!(error = %first, "connecting again with the password as it is now");
         self.pool
-            .set_connect_options(self.options.connect_options(Role::Reader)?);
+            .set_connect_options(self.options.connect_options(self.role)?);
         Ok(Lease(Some(self.pool.acquire().await?)))
     }
 }

@@ -6,6 +6,7 @@
 //! rebuild it, its own commits need no fsync.
 
 mod audit;
+mod backup;
 mod connect;
 pub(super) mod errors;
 mod files;
