@@ -148,6 +148,7 @@ pub(super) struct Log {
     pub(super) level: String,
     pub(super) format: Format,
     pub(super) public_hashes: bool,
+    pub(super) retention: HumanDuration,
 }
 
 fn api_deadline() -> HumanDuration {
@@ -251,6 +252,7 @@ impl Default for Log {
             level: "info".to_owned(),
             format: Format::default(),
             public_hashes: false,
+            retention: HumanDuration::from_days(90),
         }
     }
 }

@@ -218,6 +218,8 @@ pub struct LogConfig {
     /// Whether everybody may have the issuance log's checkpoint and hash tiles; its entries
     /// are for auditors in any case.
     pub public_hashes: bool,
+    /// How long after its expiry a certificate's record may be taken away.
+    pub retention: HumanDuration,
 }
 
 impl Config {

@@ -6,6 +6,7 @@ mod error;
 mod grow;
 mod guard;
 mod prove;
+mod retention;
 #[cfg(test)]
 mod tests;
 mod verify;
@@ -23,6 +24,7 @@ pub(crate) use entries::new_entry;
 pub use entries::{administrator_act, server_started, server_stopped};
 pub use error::LogError;
 pub use prove::{bundle, receipt, root_at};
+pub use retention::{RetentionPlan, plan_retention};
 pub use verify::{Broken, Verified, Witness, verify};
 
 /// How often the tree takes in what was recorded.

@@ -5,7 +5,8 @@
 use std::sync::Arc;
 
 use citadel_ledger::{
-    Builder, Checkpoint, CheckpointError, Hash, Resource, TILE_WIDTH, Tile, VerifierKey, leaf_hash,
+    Builder, Checkpoint, CheckpointError, Hash, Node, Nodes as _, Resource, TILE_WIDTH, Tile,
+    TileSet, VerifierKey, leaf_hash,
 };
 use tokio::sync::mpsc;
 
@@ -23,8 +24,11 @@ pub struct Witness {
 /// A log that holds together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Verified {
-    /// Entries that were looked at: all that the tree covers, and those after it.
+    /// Entries of the log: all that the tree covers, and those after it.
     pub size: u64,
+    /// Below it retention took records of certificates away: only what is left was looked at,
+    /// and the hashes of all.
+    pub minimum: u64,
     /// Of these, how many a checkpoint covers.
     pub covered: u64,
     /// The root over the covered ones.
@@ -129,7 +133,8 @@ pub async fn verify(
     witnesses.sort_by_key(|(_, checkpoint)| checkpoint.size);
 
     let mut tree = Builder::new();
-    let mut index = IndexCheck::new(0);
+    let minimum = state.minimum.min(state.size);
+    let mut index = IndexCheck::new(minimum);
     let mut entries = Entries::from(store, 0, size);
     let mut open_witnesses = witnesses.iter().peekable();
     let tiles = TileCheck {
@@ -146,10 +151,22 @@ pub async fn verify(
             .into_iter()
             .filter(|stop| *stop > tree.size())
             .fold(size.min(tree.size() + MAX_PAGE as u64), u64::min);
-        let step = entries.take(tree.size(), to).await?;
-        for audited in &step {
-            tree.append(leaf_hash(&audited.entry.bytes));
-        }
+        let to = if tree.size() < minimum {
+            to.min(minimum)
+        } else {
+            to
+        };
+        let step = if to <= minimum {
+            let left = entries.take_left(to).await?;
+            tiles.leaves(&mut tree, to, &left).await?;
+            Vec::new()
+        } else {
+            let step = entries.take(tree.size(), to).await?;
+            for audited in &step {
+                tree.append(leaf_hash(&audited.entry.bytes));
+            }
+            step
+        };
         tiles.check(&mut tree).await?;
         while let Some((from, checkpoint)) =
             open_witnesses.next_if(|(_, checkpoint)| checkpoint.size <= tree.size())
@@ -180,6 +197,7 @@ pub async fn verify(
     let covered = witnesses.last().map(|(_, checkpoint)| checkpoint);
     Ok(Verified {
         size,
+        minimum,
         covered: covered.map_or(0, |checkpoint| checkpoint.size),
         root: covered.map_or_else(citadel_ledger::empty_root, |checkpoint| checkpoint.root),
         indexed: index.covered(),
@@ -228,6 +246,21 @@ impl Entries {
         }
     }
 
+    /// What retention left below this index.
+    async fn take_left(&mut self, to: u64) -> Result<Vec<AuditedEntry>, Broken> {
+        let mut left = Vec::new();
+        loop {
+            if self.page.len() == 0 {
+                let page = self.pages.recv().await.unwrap_or_else(|| Ok(Vec::new()))?;
+                self.page = page.into_iter();
+            }
+            match self.page.as_slice().first() {
+                Some(next) if next.entry.index.0 < to => left.extend(self.page.next()),
+                _ => return Ok(left),
+            }
+        }
+    }
+
     /// All entries of this range.
     async fn take(&mut self, from: u64, to: u64) -> Result<Vec<AuditedEntry>, Broken> {
         let mut taken = Vec::new();
@@ -264,6 +297,44 @@ struct TileCheck<'s> {
 }
 
 impl TileCheck<'_> {
+    /// Lets the tree grow to this size by the leaf hashes of its own tiles: whether they are
+    /// right, the next checkpoint's root says. What is left of the entries is held against them.
+    async fn leaves(
+        &self,
+        tree: &mut Builder,
+        to: u64,
+        left: &[AuditedEntry],
+    ) -> Result<(), Broken> {
+        let width = u64::from(TILE_WIDTH);
+        let mut left = left.iter().peekable();
+        while tree.size() < to {
+            let index = tree.size() / width;
+            let tile = Tile::at(0, index, self.covered).ok_or(Broken::Missing(tree.size()))?;
+            let content = self.store.tiles(&[tile]).await?.pop().unwrap_or_default();
+            let set = {
+                let mut set = TileSet::new();
+                set.insert(tile, &content)
+                    .map_err(|error| StoreError::Corrupt(error.to_string()))?;
+                set
+            };
+            let end = to.min((index + 1) * width);
+            for leaf in tree.size()..end {
+                let node = Node {
+                    level: 0,
+                    index: leaf,
+                };
+                let hash = set.hash(node).ok_or(Broken::Missing(leaf))?;
+                if let Some(here) = left.next_if(|left| left.entry.index.0 == leaf)
+                    && leaf_hash(&here.entry.bytes) != hash
+                {
+                    return Err(Broken::Entry(leaf, tile));
+                }
+                tree.append(hash);
+            }
+        }
+        Ok(())
+    }
+
     async fn check(&self, tree: &mut Builder) -> Result<(), Broken> {
         let expected: Vec<(Tile, Vec<u8>)> = tree
             .take_tiles()

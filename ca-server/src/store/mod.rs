@@ -131,6 +131,14 @@ pub trait Store: Send + Sync {
     /// faster where it is [`StoreError::TreeMoved`].
     async fn integrate(&self, growth: Growth) -> Result<(), StoreError>;
 
+    /// Raises the minimum index to this one, and takes the records of certificates below it
+    /// away, with their serials and their rows of the index: in small steps, between which
+    /// others append. Goes on with what an interrupted call left. Entries of other kinds and
+    /// all hashes stay. Returns how many entries went.
+    ///
+    /// It must be a multiple of 256 that the tree covers, and below the log's size.
+    async fn prune(&self, minimum: u64) -> Result<u64, StoreError>;
+
     /// Takes the task of growing the tree for this time, or goes on having it; false while
     /// another holder has it. It saves work: what keeps steps apart is [`Self::integrate`].
     async fn lease(&self, holder: &str, time: Duration) -> Result<bool, StoreError>;

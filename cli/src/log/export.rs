@@ -47,14 +47,10 @@ impl ExportArgs {
 /// Everything that the newest checkpoint covers.
 async fn tiles(store: &dyn Store, folder: &Path) -> Result<u64, Failure> {
     let failed = |error| store_failure(&error);
-    let note = store
-        .tree()
-        .await
-        .map_err(failed)?
-        .checkpoint
-        .ok_or_else(|| {
-            Failure::unavailable("the log has no checkpoint yet").next("Start its server once.")
-        })?;
+    let tree = store.tree().await.map_err(failed)?;
+    let note = tree.checkpoint.ok_or_else(|| {
+        Failure::unavailable("the log has no checkpoint yet").next("Start its server once.")
+    })?;
     let checkpoint = Checkpoint::unverified(note.as_bytes())
         .map_err(|error| Failure::check(format!("the store's checkpoint is damaged: {error}")))?;
     if folder.exists() {
@@ -69,7 +65,10 @@ async fn tiles(store: &dyn Store, folder: &Path) -> Result<u64, Failure> {
         for content in content {
             write(folder, Resource::Hashes(tile), &content)?;
         }
-        if tile.level == 0 {
+        // Below the minimum index the hashes alone are left (tlog-tiles, "Pruning").
+        if tile.level == 0 && tile.start() < tree.minimum {
+            progress.advance(tile.width.get().into());
+        } else if tile.level == 0 {
             let content = bundle(store, tile).await.map_err(failed)?.ok_or_else(|| {
                 let first = tile.index * u64::from(TILE_WIDTH);
                 Failure::check(format!("entries from {first} on are missing"))

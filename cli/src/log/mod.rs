@@ -5,6 +5,7 @@ mod entry;
 mod export;
 mod prove;
 mod reindex;
+mod retention;
 mod search;
 mod show;
 mod source;
@@ -44,6 +45,7 @@ enum What {
     Backup(backup::BackupArgs),
     Restore(backup::RestoreArgs),
     Reindex(reindex::ReindexArgs),
+    Retention(retention::RetentionArgs),
 }
 
 impl LogArgs {
@@ -61,6 +63,7 @@ impl LogArgs {
             What::Backup(args) => crate::asynchronous(args.run(&source, format)),
             What::Restore(args) => crate::asynchronous(args.run(&source, format)),
             What::Reindex(args) => crate::asynchronous(args.run(&source, format)),
+            What::Retention(args) => crate::asynchronous(args.run(&source, format)),
         }
     }
 }

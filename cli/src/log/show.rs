@@ -73,6 +73,7 @@ async fn stats(store: &dyn Store) -> Result<Value, Failure> {
         "at": output::instant(OffsetDateTime::now_utc()),
         "entries": size,
         "entries_in_checkpoint": tree.size,
+        "minimum_index": tree.minimum,
         "oldest_entry": time(&oldest),
         "newest_entry": time(&newest),
         "checkpoint": tree.checkpoint,

@@ -42,11 +42,16 @@ impl VerifyArgs {
                 "entries": verified.size,
                 "entries_in_checkpoint": verified.covered,
                 "entries_in_index": verified.indexed,
+                "minimum_index": verified.minimum,
                 "root": verified.root.to_string(),
             }))?,
             Format::Text => output::text(&format!(
-                "valid: {} entries; {} of them in a checkpoint, root {}; {}\n",
+                "valid: {} entries{}; {} of them in a checkpoint, root {}; {}\n",
                 verified.size,
+                match verified.minimum {
+                    0 => String::new(),
+                    minimum => format!(", of those below {minimum} the hashes"),
+                },
                 verified.covered,
                 verified.root,
                 match verified.indexed {

@@ -3,6 +3,7 @@
 mod backup;
 mod command;
 mod face;
+mod retention;
 
 use std::time::Duration;
 

@@ -5,7 +5,9 @@ use std::collections::HashMap;
 use citadel_proto::log::Entry;
 use prost::Message as _;
 
-use super::{Bounds, Digest, SubjectIds, SubjectKey, digest, epoch, key_column, run::EPOCH};
+use super::{
+    Bounds, Digest, SubjectIds, SubjectKey, digest, epoch, epoch_ends_at, key_column, run::EPOCH,
+};
 use crate::store::{
     AuditedEntry, CertificateRow, IndexRow, LogIndex, MAX_PAGE, Store, StoreError, SubjectRow,
 };
@@ -154,7 +156,7 @@ impl IndexCheck {
             return Ok(None);
         };
         let rows = rows.0;
-        let end = (epoch.unsigned_abs() + 1) * EPOCH;
+        let end = epoch_ends_at(epoch);
         // What was recorded since may be in the index already.
         while self.next < rows.reach.min(end) {
             let limit = usize::try_from(rows.reach.min(end) - self.next).unwrap_or(MAX_PAGE);
@@ -253,6 +255,9 @@ impl Comparison<'_> {
         let mut worst = Worst::default();
         let mut seen = vec![false; self.covered];
         for (subject, index, not_before, not_after) in &self.rows.issued {
+            if self.is_leaving(*index) {
+                continue;
+            }
             let Some((place, expected)) = self.certificate(*index, "a row", &mut worst) else {
                 continue;
             };
@@ -283,6 +288,9 @@ impl Comparison<'_> {
         let mut worst = Worst::default();
         let mut seen = vec![false; self.covered];
         for (key, index) in &self.rows.keys {
+            if self.is_leaving(*index) {
+                continue;
+            }
             let Some((place, expected)) = self.certificate(*index, "a key", &mut worst) else {
                 continue;
             };
@@ -292,6 +300,13 @@ impl Comparison<'_> {
         }
         self.all_seen(&seen, "is missing among the index's keys", &mut worst);
         worst.0
+    }
+
+    /// A row of an entry below the minimum index: retention is about to take it away too.
+    fn is_leaving(&self, index: i64) -> bool {
+        let first = self.check.first;
+        let epoch = first - first % EPOCH;
+        (epoch..first).contains(&index.unsigned_abs()) && index >= 0
     }
 
     /// The certificate that a row is about.

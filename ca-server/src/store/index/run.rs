@@ -16,6 +16,11 @@ pub(in crate::store) fn epoch(index: u64) -> i64 {
     (index >> EPOCH_BITS).cast_signed()
 }
 
+/// The index after the last one of an epoch.
+pub(in crate::store) fn epoch_ends_at(epoch: i64) -> u64 {
+    (epoch.unsigned_abs() + 1) * EPOCH
+}
+
 /// The column that finds a key: the first 8 bytes of its SHA-256.
 pub(in crate::store) fn key_column(spki_sha256: &[u8]) -> i64 {
     let mut first = [0; 8];

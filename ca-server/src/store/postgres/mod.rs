@@ -12,6 +12,7 @@ mod indexer;
 mod insert;
 mod log;
 mod options;
+mod prune;
 mod select;
 mod texts;
 mod tree;
@@ -203,6 +204,13 @@ impl Store for PostgresStore {
 
     async fn integrate(&self, growth: Growth) -> Result<(), StoreError> {
         self.writer()?.commands.integrate(growth).await
+    }
+
+    async fn prune(&self, minimum: u64) -> Result<u64, StoreError> {
+        let writer = self.writer()?;
+        let gone = writer.commands.prune(minimum).await?;
+        writer.indexer.prune(minimum).await?;
+        Ok(gone)
     }
 
     async fn lease(&self, holder: &str, time: Duration) -> Result<bool, StoreError> {

@@ -1,6 +1,6 @@
 //! The index's database file: made anew whenever it does not fit the log.
 
-use std::path::Path;
+use std::{ops::RangeInclusive, path::Path};
 
 use sqlx::{
     ConnectOptions, Connection, SqliteConnection, SqlitePool,
@@ -27,22 +27,22 @@ pub(super) struct IndexFile {
     pub(super) indexed: u64,
 }
 
-/// Opens the index of the log `log_id`, which has `size` entries. Drops and begins a
-/// new one where the file is missing, damaged, of another version or of another log.
+/// Opens the index of the log `log_id`, which has entries of these indexes. Drops and begins
+/// a new one where the file is missing, damaged, of another version or of another log.
 pub(super) async fn open(
     path: &Path,
     options: &SqliteOptions,
     log_id: &[u8],
-    size: u64,
+    entries: RangeInclusive<u64>,
 ) -> Result<IndexFile, StoreError> {
     match try_open(path, options, log_id).await {
-        Ok(Some(file)) if file.indexed <= size => return Ok(file),
+        Ok(Some(file)) if entries.contains(&file.indexed) => return Ok(file),
         Ok(Some(file)) => {
             tracing::warn!(
                 indexed = file.indexed,
-                size,
-                "the index covers more entries than the log has (was an older log restored?): \
-                 it is made anew"
+                ?entries,
+                "the index reaches to where the log has no entries (was an older log \
+                 restored?): it is made anew"
             );
             connect::close(file.connection, "index").await;
         }
@@ -52,7 +52,7 @@ pub(super) async fn open(
         }
     }
     files::remove_database(path)?;
-    create(path, options, log_id).await
+    create(path, options, log_id, *entries.start()).await
 }
 
 /// `None` when there is none, or one of another version or log.
@@ -88,13 +88,15 @@ async fn create(
     path: &Path,
     options: &SqliteOptions,
     log_id: &[u8],
+    indexed: u64,
 ) -> Result<IndexFile, StoreError> {
     files::prepare(path)?;
     let mut connection = connect(path, options).await?;
     let mut transaction = connection.begin().await?;
     sqlx::raw_sql(SCHEMA).execute(&mut *transaction).await?;
-    sqlx::query("INSERT INTO source (singleton, log_id, indexed) VALUES (0, ?, 0)")
+    sqlx::query("INSERT INTO source (singleton, log_id, indexed) VALUES (0, ?, ?)")
         .bind(log_id)
+        .bind(indexed.cast_signed())
         .execute(&mut *transaction)
         .await?;
     // Last, so that a file without it is an unfinished one.
@@ -104,7 +106,7 @@ async fn create(
     transaction.commit().await?;
     Ok(IndexFile {
         connection,
-        indexed: 0,
+        indexed,
     })
 }
 

@@ -14,6 +14,7 @@ mod fresh;
 mod index_file;
 mod indexer;
 mod insert;
+mod prune;
 mod select;
 mod subjects;
 #[cfg(test)]
@@ -35,7 +36,10 @@ use self::{files::WriterLock, fresh::Fresh, select::Reader, writer::SqliteLog};
 use super::{
     Announcement, AuditedEntry, BatchOptions, Growth, IndexedEpoch, LogIndex, MAX_PAGE, NewEntry,
     Query, Store, StoreError, StoreHealth, StoreStats, StoredEntry, TreeState,
-    index::IndexerHandle, queue::Commands, shared::Shared, writer::Writer,
+    index::IndexerHandle,
+    queue::Commands,
+    shared::Shared,
+    writer::{Writer, to_row},
 };
 
 /// Where the database is, and how the writer batches. The defaults suit.
@@ -115,7 +119,8 @@ impl SqliteStore {
         let shared = Arc::new(Shared::new(size));
         let log = connect::readers(&options.path, &options);
         let index_path = files::index_path(&options.path);
-        let index = index_file::open(&index_path, &options, &log_id, size).await?;
+        let minimum = tree::minimum(&mut connection).await?;
+        let index = index_file::open(&index_path, &options, &log_id, minimum..=size).await?;
         let index_readers = connect::readers(&index_path, &options);
 
         let (indexer, orders) = IndexerHandle::new();
@@ -259,6 +264,13 @@ impl Store for SqliteStore {
         self.writer()?.commands.integrate(growth).await
     }
 
+    async fn prune(&self, minimum: u64) -> Result<u64, StoreError> {
+        let writer = self.writer()?;
+        let gone = writer.commands.prune(minimum).await?;
+        writer.indexer.prune(minimum).await?;
+        Ok(gone)
+    }
+
     async fn lease(&self, holder: &str, time: Duration) -> Result<bool, StoreError> {
         self.writer()?.commands.lease(holder, time).await
     }
@@ -296,14 +308,14 @@ async fn size(connection: &mut SqliteConnection) -> Result<u64, StoreError> {
 /// entry, and the size that it had before.
 async fn checked_size(connection: &mut SqliteConnection) -> Result<u64, StoreError> {
     let size = size(&mut *connection).await?;
-    let first: Option<i64> = sqlx::query_scalar("SELECT min(idx) FROM entries")
+    let minimum = tree::minimum(&mut *connection).await?;
+    let first: Option<i64> = sqlx::query_scalar("SELECT min(idx) FROM entries WHERE idx >= ?")
+        .bind(to_row(minimum)?)
         .fetch_one(&mut *connection)
         .await?;
-    if let Some(first) = first
-        && first != 0
-    {
+    if let Some(first) = first.filter(|first| first.unsigned_abs() != minimum) {
         return Err(StoreError::Corrupt(format!(
-            "the log begins with entry {first}, not 0"
+            "the log begins with entry {first}, not {minimum}"
         )));
     }
     let known: i64 = sqlx::query_scalar("SELECT known_size FROM meta")
