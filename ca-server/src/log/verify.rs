@@ -10,7 +10,9 @@ use citadel_ledger::{
 };
 use tokio::sync::mpsc;
 
-use crate::store::{AuditedEntry, IndexCheck, LogIndex, MAX_PAGE, Mismatch, Store, StoreError};
+use crate::store::{
+    AuditedEntry, IndexCheck, LogIndex, MAX_PAGE, Mismatch, Store, StoreError, TreeState,
+};
 
 /// A checkpoint from somewhere else, to be held against the log.
 #[derive(Clone, Debug)]
@@ -106,7 +108,26 @@ pub async fn verify(
     witnesses: &[Witness],
     mut progress: impl FnMut(u64),
 ) -> Result<Verified, Broken> {
-    let state = store.tree().await?;
+    loop {
+        let state = store.tree().await?;
+        let minimum = state.minimum;
+        let outcome = verify_as_of(state, store, key, witnesses, &mut progress).await;
+        // What retention took away meanwhile is not missing: it is looked at again.
+        let risen = async || (store.tree().await).is_ok_and(|tree| tree.minimum > minimum);
+        if outcome.is_err() && risen().await {
+            continue;
+        }
+        return outcome;
+    }
+}
+
+async fn verify_as_of(
+    state: TreeState,
+    store: &Arc<dyn Store>,
+    key: &VerifierKey,
+    witnesses: &[Witness],
+    progress: &mut impl FnMut(u64),
+) -> Result<Verified, Broken> {
     let size = store.size().await?;
     let own = state.checkpoint.map(|note| Witness {
         from: "of the store".into(),

@@ -2,14 +2,13 @@
 
 use std::path::PathBuf;
 
-use citadel_ca_server::log::receipt;
 use citadel_ca_server::store::{LogIndex, StoredEntry};
 use citadel_identity::serial::Serial;
 use citadel_ledger::{MAX_RECEIPT_BYTES, Receipt};
 use serde_json::{Value, json};
 
 use super::entry;
-use super::source::{SourceArgs, issued, log_failure, parse_serial, read_bounded};
+use super::source::{SourceArgs, parse_serial, read_bounded};
 use crate::exit::{Ended, Failure, Outcome};
 use crate::output::{self, Format};
 
@@ -34,11 +33,9 @@ pub(crate) struct VerifyReceiptArgs {
 
 impl ProveArgs {
     pub(crate) async fn run(self, source: &SourceArgs) -> Result<Outcome, Ended> {
-        let store = source.open().await?;
-        let stored = issued(store.as_ref(), &self.serial).await?;
-        let found = receipt(store.as_ref(), stored.index)
-            .await
-            .map_err(|error| log_failure(&error))?;
+        let log = source.auditor().await?;
+        let stored = log.issued(&self.serial).await?;
+        let found = log.receipt(stored.index).await?;
         let Some(receipt) = found else {
             return Err(Failure::unavailable(format!(
                 "no checkpoint covers entry {} yet",
@@ -47,7 +44,7 @@ impl ProveArgs {
             .next("The server signs one within a second; try again.")
             .into());
         };
-        output::text(&receipt.encode())?;
+        output::text(&receipt)?;
         Ok(Outcome::Done)
     }
 }

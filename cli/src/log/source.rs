@@ -9,6 +9,8 @@ use citadel_ca_server::store::{PostgresOptions, PostgresStore, SqliteStore, Stor
 use citadel_identity::serial::Serial;
 use citadel_ledger::VerifierKey;
 
+use super::auditor::{Auditor, Local, Remote};
+use super::server::ServerArgs;
 use crate::exit::Failure;
 
 /// A verifier key is shorter than this.
@@ -34,6 +36,14 @@ pub(crate) struct SourceArgs {
     /// the store on SQLite]
     #[arg(long, global = true, value_name = "FILE|KEY")]
     key: Option<String>,
+
+    /// A running CA in place of its store: host:port of its gRPC, or unix:///path of its local
+    /// administrators' socket. For search, show, prove, tail and stats.
+    #[arg(long = "server", global = true, value_name = "ADDRESS")]
+    server_address: Option<String>,
+
+    #[command(flatten)]
+    pub(super) server: ServerArgs,
 
     /// File with the password for PostgreSQL. Without it: PGPASSWORD, the file that PGPASSFILE
     /// names, or ~/.pgpass.
@@ -93,8 +103,24 @@ impl SourceArgs {
         })
     }
 
+    /// The log, on a running server where one is named.
+    pub(super) async fn auditor(&self) -> Result<Box<dyn Auditor>, Failure> {
+        Ok(match &self.server_address {
+            Some(address) => Box::new(Remote::new(
+                self.server.channel(address)?,
+                self.server.authorization()?,
+            )),
+            None => Box::new(Local(self.open().await?)),
+        })
+    }
+
     /// Opens the store for reading.
     pub(crate) async fn open(&self) -> Result<Arc<dyn Store>, Failure> {
+        if self.server_address.is_some() {
+            return Err(Failure::usage(
+                "this command reads a store: give --store, not --server",
+            ));
+        }
         let opened: Result<Arc<dyn Store>, StoreError> = match self.place()? {
             Place::Sqlite(path) => {
                 exists(&path)?;
@@ -201,16 +227,4 @@ pub(crate) fn log_failure(error: &LogError) -> Failure {
         LogError::Store(error) => store_failure(error),
         other => Failure::check(other.to_string()),
     }
-}
-
-/// A certificate's entry, or a clear word that there is none.
-pub(crate) async fn issued(
-    store: &dyn Store,
-    serial: &Serial,
-) -> Result<citadel_ca_server::store::StoredEntry, Failure> {
-    store
-        .issued_by_serial(serial.as_bytes())
-        .await
-        .map_err(|error| store_failure(&error))?
-        .ok_or_else(|| Failure::check(format!("serial {serial} is not in the log")))
 }

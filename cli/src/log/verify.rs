@@ -26,6 +26,7 @@ pub(crate) struct VerifyArgs {
 
 impl VerifyArgs {
     pub(crate) async fn run(self, source: &SourceArgs, format: Format) -> Result<Outcome, Ended> {
+        let store = source.open().await?;
         let key = source.key()?;
         let mut witnesses = Vec::new();
         // What the CA keeps beside the store, where it is there.
@@ -34,7 +35,6 @@ impl VerifyArgs {
         for path in self.checkpoint.iter().chain(&guard) {
             witnesses.push(witness(path)?);
         }
-        let store = source.open().await?;
         let verified = verified(&store, &key, &witnesses).await?;
         match format {
             Format::Json => output::json(&json!({
@@ -72,10 +72,8 @@ pub(super) async fn verified(
 ) -> Result<Verified, Failure> {
     let size = store.size().await.map_err(|error| store_failure(&error))?;
     let progress = Progress::new("verifying", size);
-    let mut before = 0;
     let verified = verify(store, key, witnesses, |looked_at| {
-        progress.advance(looked_at - before);
-        before = looked_at;
+        progress.at(looked_at, String::new());
     })
     .await;
     drop(progress);

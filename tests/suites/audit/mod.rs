@@ -4,6 +4,8 @@ mod backup;
 mod command;
 mod face;
 mod retention;
+mod server;
+mod watch;
 
 use std::time::Duration;
 

@@ -372,6 +372,14 @@ mod tests {
     }
 
     #[test]
+    fn an_auditor_s_session_is_read_only_by_the_server_s_own_word() {
+        let options = PostgresOptions::from_url("postgres://u@h/x").unwrap();
+        let read_only = ("default_transaction_read_only", "on".to_owned());
+        assert!(options.session(Role::Auditor).contains(&read_only));
+        assert!(!options.session(Role::Writer).contains(&read_only));
+    }
+
+    #[test]
     fn schema_names_need_no_quotes() {
         for good in ["citadel", "_a", "bench_1"] {
             assert!(PostgresOptions::is_schema_name(good), "{good}");
