@@ -249,6 +249,10 @@ pub async fn build(config: Config, parts: Parts) -> Result<Bound, StartError> {
         shutdown.signal(),
     ));
     shutdown.spawn(log.clone().run(shutdown.signal()));
+    shutdown.spawn(
+        log.clone()
+            .retain(config.log.retention.get(), shutdown.signal()),
+    );
     let admission = Admission::new(limits.admission);
     shutdown.spawn(monitor::run(monitor::Monitor {
         clusters: clusters.clone(),

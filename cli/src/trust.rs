@@ -1,13 +1,15 @@
 //! Trust bundles from files, and TLS to a CA that is known by its SPIFFE ID.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use citadel_identity::bundle::{Bundle, BundleSet};
 use citadel_identity::tls::{BundleHandle, ServerVerifier, Trust};
 use citadel_identity::{TrustDomain, crypto, template};
+use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-use crate::certificate;
+use crate::certificate::{self, Facts};
 use crate::exit::Failure;
 
 /// A certificate chain (leaf first, DER) with its key.
@@ -47,6 +49,60 @@ pub(crate) fn of(trust_domain: &TrustDomain, authorities: &[Vec<u8>]) -> Bundle 
         .map(|der| CertificateDer::from(der.clone()))
         .collect();
     Bundle::new(trust_domain.clone(), authorities)
+}
+
+/// The trust domain and its bundle from the content of this file. A name of the trust domain
+/// that is not given is the one in the first root's SPIFFE ID.
+pub(crate) fn bundles(
+    path: &Path,
+    content: &[u8],
+    name: Option<&str>,
+) -> Result<(TrustDomain, BundleSet), Failure> {
+    let trust_domain = match name {
+        Some(name) => domain(name)?,
+        None => named_by_root(content).ok_or_else(|| {
+            Failure::usage(format!("{} does not name its trust domain", path.display()))
+                .next("Give it with --trust-domain.")
+        })?,
+    };
+    let bundles = bundles_of(&trust_domain, content)?;
+    Ok((trust_domain, bundles))
+}
+
+/// The same of a trust domain whose name is known.
+pub(crate) fn bundles_of(trust_domain: &TrustDomain, content: &[u8]) -> Result<BundleSet, Failure> {
+    let bundle = parse(trust_domain, content)
+        .map_err(|error| Failure::local(format!("the trust bundle: {error}")))?;
+    Ok(BundleSet::from(bundle))
+}
+
+/// The trust domain in the first root's SPIFFE ID.
+fn named_by_root(content: &[u8]) -> Option<TrustDomain> {
+    let roots = certificate::read(content).ok()?;
+    let facts = Facts::of(roots.first()?, 1).ok()?;
+    let id = facts.uris.iter().find(|uri| uri.starts_with("spiffe://"))?;
+    TrustDomain::new(id.strip_prefix("spiffe://")?).ok()
+}
+
+/// What `citadel fetch --write` wrote to this folder.
+pub(crate) fn identity(folder: &Path) -> Result<ClientIdentity, Failure> {
+    let read = |name: &str| {
+        let path = folder.join(name);
+        let failed = |error: &dyn std::fmt::Display| {
+            Failure::local(format!("can't read {}: {error}", path.display()))
+        };
+        std::fs::read(&path).map_err(|error| failed(&error))
+    };
+    let named = |name: &str, error: &dyn std::fmt::Display| {
+        Failure::local(format!("{}: {error}", folder.join(name).display()))
+    };
+    let chain = certificate::read(&read("svid.pem")?).map_err(|error| named("svid.pem", &error))?;
+    if chain.is_empty() {
+        return Err(named("svid.pem", &"no certificate in it"));
+    }
+    let key = PrivateKeyDer::from_pem_slice(&read("svid_key.pem")?)
+        .map_err(|error| named("svid_key.pem", &error))?;
+    Ok(ClientIdentity { chain, key })
 }
 
 /// TLS to the CA of this trust domain, with a client certificate where there is one.

@@ -70,6 +70,13 @@ pub(super) fn check(file: File, document: &Document) -> Result<Config, ConfigErr
         SHORTEST,
         HumanDuration::from_days(3650),
     );
+    within(
+        &mut checker,
+        "log.retention",
+        file.log.retention,
+        HumanDuration::from_days(1),
+        HumanDuration::from_days(36_500),
+    );
     let entries = entries::check(
         &mut checker,
         file.entries,
@@ -139,6 +146,7 @@ pub(super) fn check(file: File, document: &Document) -> Result<Config, ConfigErr
             format: file.log.format,
             public_hashes: file.log.public_hashes,
             refusals: file.log.refusals,
+            retention: file.log.retention,
         },
         digest,
     })

@@ -149,6 +149,7 @@ pub(super) struct Log {
     pub(super) format: Format,
     pub(super) public_hashes: bool,
     pub(super) refusals: Option<PathBuf>,
+    pub(super) retention: HumanDuration,
 }
 
 fn api_deadline() -> HumanDuration {
@@ -253,6 +254,7 @@ impl Default for Log {
             format: Format::default(),
             public_hashes: false,
             refusals: None,
+            retention: HumanDuration::from_days(90),
         }
     }
 }

@@ -221,6 +221,8 @@ pub struct LogConfig {
     /// The audit log of refusals: JSON lines, beside those on standard error. Two files of
     /// 64 MiB at most, this one and `<name>.1`.
     pub refusals: Option<PathBuf>,
+    /// How long after its expiry a certificate's record may be taken away.
+    pub retention: HumanDuration,
 }
 
 impl Config {

@@ -52,7 +52,7 @@ entries:
 bundle_configmap: { namespace: citadel-system, name: citadel-bundle }
 admin: { auditor: ["spiffe://example.org/ns/ops/sa/audit"], operator: [ops/admin] }
 limits: { queue: 4096, queue_per_node: 1024, request_deadline: 10s, connections: 4096, connections_per_address: 512, streams_per_connection: 256 }
-log: { level: "info,citadel_ca_server=debug", format: json, public_hashes: true, refusals: /var/log/refused.jsonl }
+log: { level: "info,citadel_ca_server=debug", format: json, public_hashes: true, retention: 30d, refusals: /var/log/refused.jsonl }
 "#;
 
 #[test]
@@ -90,6 +90,7 @@ fn the_documented_file_is_read() {
         config.log.refusals.as_deref(),
         Some("/var/log/refused.jsonl".as_ref())
     );
+    assert_eq!(config.log.retention, HumanDuration::from_days(30));
     assert_eq!(config.public_listen.unwrap().port(), 8443);
     assert_eq!(config.bundle_configmap.unwrap().name, "citadel-bundle");
 }
@@ -329,6 +330,10 @@ fn each_mistake_is_named_with_its_place_and_what_to_do() {
             "ca.yaml:2:18: lifetimes.min: `10` has no unit; write 10s",
         ),
         ("max_renewal_age: 0s", "max_renewal_age: 0s is out of range"),
+        (
+            "log: { retention: 1h }",
+            "log.retention: 1h is out of range",
+        ),
         (
             "ca: {serving_ttl: 1s}",
             "ca.serving_ttl: 1s is out of range",

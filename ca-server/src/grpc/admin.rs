@@ -11,6 +11,7 @@ use super::{
     access::AdminAccess,
     front::{Front, peer_of},
     refusal::Refusal,
+    search,
 };
 use crate::{
     admission::Lane,
@@ -22,6 +23,8 @@ pub(super) const INFO: &str = "citadel.v1.AdminService/GetServerInfo";
 pub(super) const GET: &str = "citadel.v1.AdminService/GetCertificate";
 pub(super) const LIST: &str = "citadel.v1.AdminService/ListCertificates";
 pub(super) const READ: &str = "citadel.v1.AdminService/ReadLog";
+pub(super) const SEARCH: &str = "citadel.v1.AdminService/SearchLog";
+pub(super) const COUNT: &str = "citadel.v1.AdminService/CountLog";
 pub(super) const RECEIPT: &str = "citadel.v1.AdminService/GetReceipt";
 
 /// The most records of one answer.
@@ -46,16 +49,15 @@ impl AdminService for AdminApi {
     ) -> Result<Response<v1::ServerInfo>, Status> {
         self.auditor(INFO, &request).await?;
         let line = self.front.issuance.line();
-        let log_size = line
-            .store
-            .size()
-            .await
-            .map_err(|error| store_status(&error))?;
+        let failed = |error| store_status(&error);
+        let log_size = line.store.size().await.map_err(failed)?;
+        let minimum_index = line.store.tree().await.map_err(failed)?.minimum;
         Ok(Response::new(v1::ServerInfo {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             trust_domain: line.issuer.trust_domain().to_string(),
             issuer_key_id: hex::encode(line.issuer.key_id()),
             log_size,
+            minimum_index,
             bundles: self.front.bundles(),
             log_key: self.log.verifier().to_string(),
             checkpoint: self
@@ -79,14 +81,38 @@ impl AdminService for AdminApi {
             .read(LogIndex(request.from), limit)
             .await
             .map_err(|error| store_status(&error))?;
-        let records = entries
-            .into_iter()
-            .map(|stored| v1::LogRecord {
-                log_index: stored.index.0,
-                entry: stored.bytes,
-            })
-            .collect();
+        let records = entries.into_iter().map(log_record).collect();
         Ok(Response::new(v1::ReadLogResponse { records }))
+    }
+
+    async fn search_log(
+        &self,
+        request: Request<v1::SearchLogRequest>,
+    ) -> Result<Response<v1::SearchLogResponse>, Status> {
+        self.auditor(SEARCH, &request).await?;
+        let request = request.into_inner();
+        let query = Query {
+            filter: search::filter(request.filter)?,
+            before: request.before.map(LogIndex),
+            limit: limit(request.limit),
+        };
+        let found = self.log.store().list(&query).await;
+        let found = found.map_err(|error| store_status(&error))?;
+        let records = found.into_iter().map(log_record).collect();
+        Ok(Response::new(v1::SearchLogResponse { records }))
+    }
+
+    async fn count_log(
+        &self,
+        request: Request<v1::CountLogRequest>,
+    ) -> Result<Response<v1::CountLogResponse>, Status> {
+        self.auditor(COUNT, &request).await?;
+        let request = request.into_inner();
+        let filter = search::filter(request.filter)?;
+        search::count(self.log.store(), filter, request.before)
+            .await
+            .map(Response::new)
+            .map_err(|error| store_status(&error))
     }
 
     async fn get_receipt(
@@ -205,6 +231,13 @@ fn limit(wanted: u32) -> usize {
     match wanted {
         0 => DEFAULT_RECORDS as usize,
         wanted => wanted.min(MAX_RECORDS) as usize,
+    }
+}
+
+fn log_record(stored: StoredEntry) -> v1::LogRecord {
+    v1::LogRecord {
+        log_index: stored.index.0,
+        entry: stored.bytes,
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use citadel_identity::{bundle::BundleSet, template};
+use citadel_identity::{bundle::BundleSet, crypto, template};
 use citadel_proto::v1;
 use citadel_runtime::{ShutdownSignal, tls::PeerInfo};
 use rustls::pki_types::CertificateDer;
@@ -20,10 +20,12 @@ use crate::{
     metrics::{Metrics, Stage},
 };
 
-/// When a request that found its queue full is told so. Whoever asks again at once, against
-/// the hint, would else cost the server's CPU, which is everybody's: a refusal is as much work
-/// for HTTP/2 and TLS as an answer.
-const REFUSED_AFTER: Duration = Duration::from_millis(500);
+/// When a request that found its queue full is told so, at the earliest, and over how much more
+/// time such refusals are spread. Whoever asks again at once, against the hint, would else cost
+/// the server's CPU, which is everybody's: a refusal is as much work for HTTP/2 and TLS as an
+/// answer, and hundreds at one instant hold up all others.
+const REFUSED_AFTER: Duration = Duration::from_millis(250);
+const REFUSED_WITHIN: Duration = Duration::from_millis(500);
 
 /// What the services share.
 pub(crate) struct FrontParts {
@@ -71,7 +73,8 @@ impl Front {
         let admitted = async {
             let turn = self.admission.enter(credentials.lane.clone()).await;
             if turn.is_err() {
-                tokio::time::sleep(REFUSED_AFTER).await;
+                let share = f64::from(u16::from_be_bytes(crypto::random())) / f64::from(u16::MAX);
+                tokio::time::sleep(REFUSED_AFTER + REFUSED_WITHIN.mul_f64(share)).await;
             }
             let _turn = turn?;
             self.metrics.waiting(self.admission.waiting());

@@ -30,7 +30,7 @@ use super::{
 use crate::{admission::Lane, authn::AuthnError};
 
 /// The RPCs that are named in the metrics and in the log.
-const KNOWN: [&str; 11] = [
+const KNOWN: [&str; 13] = [
     agent::ATTEST,
     agent::ISSUE,
     agent::ENTRIES,
@@ -41,6 +41,8 @@ const KNOWN: [&str; 11] = [
     admin::GET,
     admin::LIST,
     admin::READ,
+    admin::SEARCH,
+    admin::COUNT,
     admin::RECEIPT,
 ];
 

@@ -10,6 +10,7 @@ mod in_flight;
 mod istio;
 mod refusal;
 mod refusals;
+mod search;
 mod workload;
 
 pub(crate) use access::AdminAccess;

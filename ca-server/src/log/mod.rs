@@ -8,6 +8,7 @@ mod facts;
 mod grow;
 mod guard;
 mod prove;
+mod retention;
 #[cfg(test)]
 mod tests;
 mod verify;
@@ -27,6 +28,7 @@ pub use entries::{administrator_act, server_started, server_stopped};
 pub use error::LogError;
 pub use facts::{caller_facts, enum_name, without_empty};
 pub use prove::{bundle, receipt, root_at};
+pub use retention::{RetentionPlan, plan_retention};
 pub use verify::{Broken, Verified, Witness, verify};
 
 /// How often the tree takes in what was recorded.

@@ -73,7 +73,13 @@ pub async fn bundle(store: &dyn Store, tile: Tile) -> Result<Option<Vec<u8>>, St
     let first = tile.index * u64::from(TILE_WIDTH);
     let count = usize::from(tile.width.get());
     let entries = store.read(LogIndex(first), count).await?;
-    if entries.len() < count || entries.first().is_none_or(|entry| entry.index.0 != first) {
+    // What retention left of a bundle is none.
+    if entries.len() < count
+        || entries
+            .iter()
+            .zip(first..)
+            .any(|(entry, at)| entry.index.0 != at)
+    {
         return Ok(None);
     }
     citadel_ledger::bundle::encode(entries.iter().map(|entry| entry.bytes.as_slice()))

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod retention;
+mod trials;
 mod verification;
 
 use std::{fs, path::Path};

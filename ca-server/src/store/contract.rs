@@ -127,7 +127,7 @@ pub(super) async fn everything(store: &dyn Store) -> Vec<StoredEntry> {
 
 /// Resolves when the index covers the log. The engine's own clock decides when; the
 /// deadline is for a test that would otherwise hang.
-pub(super) async fn indexed(store: &dyn Store) {
+pub(crate) async fn indexed(store: &dyn Store) {
     within_deadline(async {
         while store.stats().indexed < store.size().await.unwrap() {
             tokio::task::yield_now().await;
@@ -136,7 +136,7 @@ pub(super) async fn indexed(store: &dyn Store) {
     .await;
 }
 
-pub(super) async fn within_deadline<T>(future: impl Future<Output = T>) -> T {
+pub(crate) async fn within_deadline<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(std::time::Duration::from_secs(60), future)
         .await
         .expect("took over 60 s")

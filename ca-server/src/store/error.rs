@@ -78,6 +78,20 @@ pub enum StoreError {
         /// Newest version that this program knows.
         known: i64,
     },
+    /// The database was written by an older program, and is only read here.
+    #[error(
+        "the store's schema has version {found}, this program reads {known}: start the server \
+         of this program's version once, which brings it up to date"
+    )]
+    OlderSchema {
+        /// Version in the database.
+        found: i64,
+        /// The version that this program reads.
+        known: i64,
+    },
+    /// The database has no tables of ours.
+    #[error("the database holds no log (is it the right database, and the right schema?)")]
+    NoLog,
     /// The log is behind what this process saw of it, or another one: an older copy was
     /// restored, or the database failed over to a standby that had not received all.
     /// The store stops for good: whoever operates it has to judge what is missing.
@@ -137,6 +151,16 @@ impl StoreError {
             self,
             Self::Overloaded { .. } | Self::Full(_) | Self::Busy(_) | Self::Unavailable(_)
         )
+    }
+
+    /// Whether who only reads can read a schema of this version.
+    pub(super) fn of_schema(found: Option<i64>, known: i64) -> Result<(), Self> {
+        match found {
+            None => Err(Self::NoLog),
+            Some(found) if found > known => Err(Self::NewerSchema { found, known }),
+            Some(found) if found < known => Err(Self::OlderSchema { found, known }),
+            Some(_) => Ok(()),
+        }
     }
 
     pub(super) fn io(doing: &str, path: &std::path::Path, error: &io::Error) -> Self {

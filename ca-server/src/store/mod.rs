@@ -5,6 +5,7 @@
 //! authenticated, or of Kubernetes. What it can be asked about an entry is derived from
 //! the entry's own bytes ([`IndexRow::of`]), so an index can always be made again.
 
+mod audit;
 mod error;
 mod index;
 mod postgres;
@@ -31,7 +32,9 @@ use std::{
 use async_trait::async_trait;
 use citadel_ledger::{Hash, Tile, leaf_hash};
 
+pub use audit::{AuditedEntry, IndexedEpoch};
 pub use error::StoreError;
+pub use index::{IndexCheck, Mismatch};
 pub use postgres::{PostgresOptions, PostgresStore, SslMode, UrlError};
 pub use query::{Filter, MAX_PAGE, Query};
 pub use queue::BatchOptions;
@@ -75,6 +78,22 @@ pub trait Store: Send + Sync {
     /// Up to `limit` (at most [`MAX_PAGE`]) entries from this index upwards, without a gap.
     async fn read(&self, from: LogIndex, limit: usize) -> Result<Vec<StoredEntry>, StoreError>;
 
+    /// As [`Self::read`], with what the store keeps beside the entries.
+    async fn audit(&self, from: LogIndex, limit: usize) -> Result<Vec<AuditedEntry>, StoreError>;
+
+    /// What the index says of the entries of an epoch (65,536 from `epoch`·65,536 on);
+    /// `None` where there is no index.
+    async fn indexed_epoch(&self, epoch: i64) -> Result<Option<IndexedEpoch>, StoreError>;
+
+    /// What is wrong with the index beside the epochs that it covers: rows of other epochs,
+    /// subjects of nobody. The end of a sentence that begins with an entry.
+    async fn stray_index_row(&self) -> Result<Option<String>, StoreError>;
+
+    /// What the index's columns hold of a subject.
+    fn indexed_subject(&self, subject: SubjectRow) -> SubjectRow {
+        subject
+    }
+
     /// Number of entries in the log.
     async fn size(&self) -> Result<u64, StoreError>;
 
@@ -111,6 +130,14 @@ pub trait Store: Send + Sync {
     /// Lets the tree grow by one step, durably, all of it or nothing. Another one was
     /// faster where it is [`StoreError::TreeMoved`].
     async fn integrate(&self, growth: Growth) -> Result<(), StoreError>;
+
+    /// Raises the minimum index to this one, and takes the records of certificates below it
+    /// away, with their serials and their rows of the index: in small steps, between which
+    /// others append. Goes on with what an interrupted call left. Entries of other kinds and
+    /// all hashes stay. Returns how many entries went.
+    ///
+    /// It must be a multiple of 256 that the tree covers, and below the log's size.
+    async fn prune(&self, minimum: u64) -> Result<u64, StoreError>;
 
     /// Takes the task of growing the tree for this time, or goes on having it; false while
     /// another holder has it. It saves work: what keeps steps apart is [`Self::integrate`].

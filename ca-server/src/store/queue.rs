@@ -40,6 +40,11 @@ pub(super) enum Command {
         growth: Growth,
         reply: oneshot::Sender<Result<(), StoreError>>,
     },
+    /// One step of [`super::Store::prune`]; answered with the entries that went.
+    Prune {
+        minimum: u64,
+        reply: oneshot::Sender<Result<u64, StoreError>>,
+    },
     Lease {
         holder: String,
         time: Duration,
@@ -153,6 +158,19 @@ impl Commands {
         let (reply, answer) = oneshot::channel();
         self.send(Command::Integrate { growth, reply })?;
         answer.await.map_err(|_| StoreError::Closed)?
+    }
+
+    /// The log's part of [`super::Store::prune`].
+    pub(super) async fn prune(&self, minimum: u64) -> Result<u64, StoreError> {
+        let mut gone = 0;
+        loop {
+            let (reply, answer) = oneshot::channel();
+            self.send(Command::Prune { minimum, reply })?;
+            match answer.await.map_err(|_| StoreError::Closed)?? {
+                0 => return Ok(gone),
+                step => gone += step,
+            }
+        }
     }
 
     /// See [`super::Store::lease`].

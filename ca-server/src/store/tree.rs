@@ -8,6 +8,8 @@ use citadel_ledger::Tile;
 pub struct TreeState {
     /// Entries that the tiles cover.
     pub size: u64,
+    /// Below it retention took the records of certificates away; a multiple of 256.
+    pub minimum: u64,
     /// The newest checkpoint, a signed note over exactly that size; `None` before the first.
     pub checkpoint: Option<String>,
 }

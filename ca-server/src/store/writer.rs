@@ -43,6 +43,9 @@ pub(super) trait Log: Send {
     /// See [`super::Store::integrate`].
     async fn integrate(&mut self, growth: &Growth) -> Result<(), StoreError>;
 
+    /// One small step of [`super::Store::prune`]: the entries that went, 0 at the end.
+    async fn prune(&mut self, minimum: u64) -> Result<u64, StoreError>;
+
     /// See [`super::Store::lease`].
     async fn lease(&mut self, holder: &str, time: Duration) -> Result<bool, StoreError>;
 
@@ -117,6 +120,9 @@ impl<L: Log> Writer<L> {
             }
             Command::Integrate { growth, reply } => {
                 let _ = reply.send(self.log.integrate(&growth).await);
+            }
+            Command::Prune { minimum, reply } => {
+                let _ = reply.send(self.log.prune(minimum).await);
             }
             Command::Lease {
                 holder,
@@ -243,6 +249,14 @@ impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         Self::Store(error)
     }
+}
+
+/// Entries that one step of retention takes away: some 10 ms, for which appends wait.
+pub(super) const PRUNE_STEP: i64 = 256;
+
+/// The tree does not reach this minimum index.
+pub(super) fn no_minimum(minimum: u64) -> StoreError {
+    StoreError::Corrupt(format!("the tree can't have the minimum index {minimum}"))
 }
 
 /// An index as the databases keep it.

@@ -181,7 +181,7 @@ impl Bench<'_> {
         token_calls: &Arc<[Call]>,
     ) -> Result<Row, Failure> {
         let trust_domain = trust::domain(server::TRUST_DOMAIN)?;
-        let bundles = target::bundles(&trust_domain, &server.root_pem()?)?;
+        let bundles = trust::bundles_of(&trust_domain, &server.root_pem()?)?;
         let lanes = match path {
             Path::Token => {
                 let tls = trust::client_config(&trust_domain, &bundles, None)?;

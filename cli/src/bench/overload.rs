@@ -27,7 +27,6 @@ use super::population::Population;
 use super::rsa_key::RsaKey;
 use super::server::{self, Server, Workplace};
 use super::standin::StandIn;
-use super::target;
 use super::wire::Line;
 use crate::duration::parse_duration;
 use crate::exit::{Ended, Failure, Outcome};
@@ -100,7 +99,7 @@ impl OverloadArgs {
         let csrs = material::csrs(PODS, &Progress::new("making keys and CSRs", PODS as u64))?;
         let trust_domain = trust::domain(server::TRUST_DOMAIN)?;
         let scene = Scene {
-            bundles: target::bundles(&trust_domain, &server.root_pem()?)?,
+            bundles: trust::bundles_of(&trust_domain, &server.root_pem()?)?,
             trust_domain,
             agents: Agents {
                 population: &population,

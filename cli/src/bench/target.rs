@@ -10,7 +10,6 @@ use citadel_identity::key::WorkloadKey;
 use citadel_identity::{SpiffeId, TrustDomain, template};
 use citadel_proto::v1::{AttestAgentRequest, AttestAgentResponse};
 use prost::Message as _;
-use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::time::Instant;
 
@@ -19,7 +18,7 @@ use super::http_get::http_get;
 use super::material::{PodRef, pod_of};
 use super::measure::{self, Usage};
 use super::wire::{Call, CallError, Line, bearer};
-use crate::certificate::{self, Facts};
+use crate::certificate::Facts;
 use crate::exit::Failure;
 use crate::trust::{self, ClientIdentity};
 
@@ -45,15 +44,9 @@ impl Target {
         // clap requires it with --target.
         let path = args.trust_bundle.as_deref().unwrap_or(Path::new(""));
         let pem = read(path)?;
-        let trust_domain = match &args.trust_domain {
-            Some(name) => trust::domain(name)?,
-            None => named_by_root(&pem).ok_or_else(|| {
-                Failure::usage(format!("{} does not name its trust domain", path.display()))
-                    .next("Give it with --trust-domain.")
-            })?,
-        };
+        let (trust_domain, bundles) = trust::bundles(path, &pem, args.trust_domain.as_deref())?;
         Ok(Self {
-            bundles: bundles(&trust_domain, &pem)?,
+            bundles,
             trust_domain,
             admin: args
                 .target_admin
@@ -68,21 +61,6 @@ impl Target {
             _ => None,
         }
     }
-}
-
-/// The roots that the server's certificate must chain to.
-pub(crate) fn bundles(trust_domain: &TrustDomain, pem: &[u8]) -> Result<BundleSet, Failure> {
-    let bundle = trust::parse(trust_domain, pem)
-        .map_err(|error| Failure::local(format!("the trust bundle: {error}")))?;
-    Ok(BundleSet::from(bundle))
-}
-
-/// The trust domain in the first root's SPIFFE ID.
-fn named_by_root(pem: &[u8]) -> Option<TrustDomain> {
-    let roots = certificate::read(pem).ok()?;
-    let facts = Facts::of(roots.first()?, 1).ok()?;
-    let id = facts.uris.iter().find(|uri| uri.starts_with("spiffe://"))?;
-    TrustDomain::new(id.strip_prefix("spiffe://")?).ok()
 }
 
 /// The tokens of --tokens, one a line.
@@ -116,17 +94,8 @@ impl Agent {
     pub(crate) fn read(args: &IssueArgs) -> Result<Self, Failure> {
         // `IssueArgs::check` requires it for this path.
         let folder = args.agent_svid.as_deref().unwrap_or(Path::new(""));
-        let chain = certificate::read(&read(&folder.join("svid.pem"))?).map_err(|error| {
-            Failure::local(format!("{}: {error}", folder.join("svid.pem").display()))
-        })?;
-        let key = read(&folder.join("svid_key.pem"))?;
-        let key = PrivateKeyDer::from_pem_slice(&key).map_err(|error| {
-            Failure::local(format!(
-                "{}: {error}",
-                folder.join("svid_key.pem").display()
-            ))
-        })?;
-        let facts = Facts::of(&chain[0], 1)
+        let identity = trust::identity(folder)?;
+        let facts = Facts::of(&identity.chain[0], 1)
             .map_err(|error| Failure::local(format!("the agent's certificate: {error}")))?;
         let id = facts.uris.first().and_then(|uri| SpiffeId::new(uri).ok());
         let node = id
@@ -140,10 +109,7 @@ impl Agent {
             ))
             .next("An agent's SPIFFE ID is spiffe://TRUST_DOMAIN/citadel/agent/CLUSTER/NODE."));
         };
-        Ok(Self {
-            identity: ClientIdentity { chain, key },
-            node,
-        })
+        Ok(Self { identity, node })
     }
 
     /// The pods that these tokens are bound to and that are on this agent's node.

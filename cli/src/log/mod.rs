@@ -1,12 +1,18 @@
 //! `citadel log`: what was issued, to whom, and the proof of it.
 
+mod auditor;
+mod backup;
 mod entry;
 mod export;
 mod prove;
+mod reindex;
+mod retention;
 mod search;
+mod server;
 mod show;
 mod source;
 mod verify;
+mod watch;
 
 use clap::Subcommand;
 
@@ -15,8 +21,8 @@ use crate::output::Format;
 
 /// Reads, proves and verifies the log of what a CA issued.
 ///
-/// Reads the store itself, beside a running server or without one; nothing is ever written
-/// to it.
+/// Reads the store itself, beside a running server or without one; or asks a running server,
+/// with --server. Only reindex and restore write to a store.
 // clap shows these comments as they are: no Markdown in them.
 #[allow(clippy::doc_markdown)]
 #[derive(Debug, clap::Args)]
@@ -39,6 +45,11 @@ enum What {
     VerifyReceipt(prove::VerifyReceiptArgs),
     Verify(verify::VerifyArgs),
     Export(export::ExportArgs),
+    Watch(watch::WatchArgs),
+    Backup(backup::BackupArgs),
+    Restore(backup::RestoreArgs),
+    Reindex(reindex::ReindexArgs),
+    Retention(retention::RetentionArgs),
 }
 
 impl LogArgs {
@@ -53,6 +64,11 @@ impl LogArgs {
             What::Prove(args) => crate::asynchronous(args.run(&source)),
             What::Verify(args) => crate::asynchronous(args.run(&source, format)),
             What::Export(args) => crate::asynchronous(args.run(&source, format)),
+            What::Watch(args) => crate::asynchronous(args.run(&source, format)),
+            What::Backup(args) => crate::asynchronous(args.run(&source, format)),
+            What::Restore(args) => crate::asynchronous(args.run(&source, format)),
+            What::Reindex(args) => crate::asynchronous(args.run(&source, format)),
+            What::Retention(args) => crate::asynchronous(args.run(&source, format)),
         }
     }
 }

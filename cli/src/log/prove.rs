@@ -1,16 +1,14 @@
 //! `citadel log prove` and `citadel log verify-receipt`.
 
-use std::io::Read as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use citadel_ca_server::log::receipt;
 use citadel_ca_server::store::{LogIndex, StoredEntry};
 use citadel_identity::serial::Serial;
 use citadel_ledger::{MAX_RECEIPT_BYTES, Receipt};
 use serde_json::{Value, json};
 
 use super::entry;
-use super::source::{SourceArgs, issued, log_failure, parse_serial};
+use super::source::{SourceArgs, parse_serial, read_bounded};
 use crate::exit::{Ended, Failure, Outcome};
 use crate::output::{self, Format};
 
@@ -35,11 +33,9 @@ pub(crate) struct VerifyReceiptArgs {
 
 impl ProveArgs {
     pub(crate) async fn run(self, source: &SourceArgs) -> Result<Outcome, Ended> {
-        let store = source.open().await?;
-        let stored = issued(&store, &self.serial).await?;
-        let found = receipt(&store, stored.index)
-            .await
-            .map_err(|error| log_failure(&error))?;
+        let log = source.auditor().await?;
+        let stored = log.issued(&self.serial).await?;
+        let found = log.receipt(stored.index).await?;
         let Some(receipt) = found else {
             return Err(Failure::unavailable(format!(
                 "no checkpoint covers entry {} yet",
@@ -48,7 +44,7 @@ impl ProveArgs {
             .next("The server signs one within a second; try again.")
             .into());
         };
-        output::text(&receipt.encode())?;
+        output::text(&receipt)?;
         Ok(Outcome::Done)
     }
 }
@@ -56,7 +52,7 @@ impl ProveArgs {
 impl VerifyReceiptArgs {
     pub(crate) fn run(self, source: &SourceArgs, format: Format) -> Result<Outcome, Ended> {
         let key = source.key()?;
-        let bytes = read(&self.receipt)?;
+        let bytes = read_bounded(&self.receipt, MAX_RECEIPT_BYTES as u64)?;
         let refused = |error: &dyn std::fmt::Display| {
             Failure::check(format!("{}: not valid: {error}", self.receipt.display()))
         };
@@ -84,17 +80,4 @@ impl VerifyReceiptArgs {
         }
         Ok(Outcome::Done)
     }
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, Failure> {
-    let failed = |error| Failure::local(format!("{}: {error}", path.display()));
-    let limit = MAX_RECEIPT_BYTES as u64 + 1;
-    let mut bytes = Vec::new();
-    if path == Path::new("-") {
-        std::io::stdin().take(limit).read_to_end(&mut bytes)
-    } else {
-        std::fs::File::open(path).and_then(|file| file.take(limit).read_to_end(&mut bytes))
-    }
-    .map_err(failed)?;
-    Ok(bytes)
 }

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use citadel_ca_server::store::{Filter, LogIndex, MAX_PAGE, Query, Store, StoredEntry};
+use citadel_ca_server::store::{Filter, LogIndex, MAX_PAGE, Query};
 use serde_json::Value;
 use time::OffsetDateTime;
 
 use super::entry;
-use super::source::{SourceArgs, parse_serial, store_failure};
+use super::source::{SourceArgs, parse_serial};
 use crate::duration::parse_instant;
 use crate::exit::{Ended, Failure, Outcome};
 use crate::output::{self, Format, Table};
@@ -85,9 +85,9 @@ pub(crate) struct TailArgs {
 impl SearchArgs {
     pub(crate) async fn run(self, source: &SourceArgs, format: Format) -> Result<Outcome, Ended> {
         let filter = self.filter()?;
-        let store = source.open().await?;
+        let log = source.auditor().await?;
         if self.count {
-            let count = count(&store, filter).await?;
+            let count = log.count(filter).await?;
             match format {
                 Format::Json => output::json(&serde_json::json!({ "count": count }))?,
                 Format::Text => output::text(&format!("{count}\n"))?,
@@ -98,7 +98,12 @@ impl SearchArgs {
         let mut before = self.before.map(LogIndex);
         while found.len() < self.limit {
             let limit = (self.limit - found.len()).min(MAX_PAGE);
-            let page = page(&store, &filter, before, limit).await?;
+            let query = Query {
+                filter: filter.clone(),
+                before,
+                limit,
+            };
+            let page = log.page(&query).await?;
             let full = page.len() == limit;
             before = page.last().map(|last| last.index);
             found.extend(page);
@@ -150,35 +155,6 @@ impl SearchArgs {
     }
 }
 
-async fn page(
-    store: &dyn Store,
-    filter: &Filter,
-    before: Option<LogIndex>,
-    limit: usize,
-) -> Result<Vec<StoredEntry>, Failure> {
-    let query = Query {
-        filter: filter.clone(),
-        before,
-        limit,
-    };
-    store
-        .list(&query)
-        .await
-        .map_err(|error| store_failure(&error))
-}
-
-async fn count(store: &dyn Store, filter: Filter) -> Result<u64, Failure> {
-    let (mut count, mut before) = (0, None);
-    loop {
-        let page = page(store, &filter, before, MAX_PAGE).await?;
-        count += page.len() as u64;
-        before = page.last().map(|last| last.index);
-        if page.len() < MAX_PAGE {
-            return Ok(count);
-        }
-    }
-}
-
 fn table(entries: &[Value]) -> String {
     let mut table = Table::new(6, &["index", "time", "what", "serial", "expires", "origin"]);
     for entry in entries {
@@ -213,14 +189,11 @@ fn row(entry: &Value) -> Vec<String> {
 
 impl TailArgs {
     pub(crate) async fn run(self, source: &SourceArgs, format: Format) -> Result<Outcome, Ended> {
-        let store = source.open().await?;
-        let size = store.size().await.map_err(|error| store_failure(&error))?;
+        let log = source.auditor().await?;
+        let size = log.extent().await?.size;
         let mut next = size.saturating_sub(self.lines);
         loop {
-            let entries = store
-                .read(LogIndex(next), MAX_PAGE)
-                .await
-                .map_err(|error| store_failure(&error))?;
+            let entries = log.read(next, MAX_PAGE).await?;
             for stored in &entries {
                 let shown = entry::to_json(stored);
                 match format {

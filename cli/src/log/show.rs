@@ -1,12 +1,13 @@
 //! `citadel log show` and `citadel log stats`.
 
-use citadel_ca_server::store::{Filter, Query, Store};
+use citadel_ca_server::store::{Filter, Query, StoredEntry};
 use citadel_identity::serial::Serial;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
+use super::auditor::{Auditor, Extent};
 use super::entry;
-use super::source::{SourceArgs, issued, parse_serial, store_failure};
+use super::source::{SourceArgs, parse_serial};
 use crate::exit::{Ended, Failure, Outcome};
 use crate::output::{self, Format};
 
@@ -24,12 +25,12 @@ pub(crate) struct StatsArgs {}
 
 impl ShowArgs {
     pub(crate) async fn run(self, source: &SourceArgs, format: Format) -> Result<Outcome, Ended> {
-        let store = source.open().await?;
-        let stored = issued(&store, &self.serial).await?;
-        let tree = store.tree().await.map_err(|error| store_failure(&error))?;
+        let log = source.auditor().await?;
+        let stored = log.issued(&self.serial).await?;
+        let covered = covered(&log.extent().await?);
         let mut shown = entry::to_json(&stored);
         if let Value::Object(fields) = &mut shown {
-            let proven = stored.index.0 < tree.size;
+            let proven = stored.index.0 < covered;
             fields.insert("proven".into(), proven.into());
         }
         match format {
@@ -42,8 +43,8 @@ impl ShowArgs {
 
 impl StatsArgs {
     pub(crate) async fn run(self, source: &SourceArgs, format: Format) -> Result<Outcome, Ended> {
-        let store = source.open().await?;
-        let stats = stats(&store).await?;
+        let log = source.auditor().await?;
+        let stats = stats(log.as_ref()).await?;
         match format {
             Format::Json => output::json(&stats)?,
             Format::Text => output::text(&entry::to_text(&stats))?,
@@ -52,29 +53,27 @@ impl StatsArgs {
     }
 }
 
-async fn stats(store: &dyn Store) -> Result<Value, Failure> {
-    let failed = |error| store_failure(&error);
-    let tree = store.tree().await.map_err(failed)?;
-    let size = store.size().await.map_err(failed)?;
-    let newest = store
-        .list(&Query::newest(Filter::default(), 1))
-        .await
-        .map_err(failed)?;
-    let oldest = store
-        .read(citadel_ca_server::store::LogIndex(0), 1)
-        .await
-        .map_err(failed)?;
-    let time = |entries: &[citadel_ca_server::store::StoredEntry]| {
+/// Entries that the newest checkpoint covers.
+fn covered(extent: &Extent) -> u64 {
+    extent.checkpoint.as_ref().map_or(0, |(_, size)| *size)
+}
+
+async fn stats(log: &dyn Auditor) -> Result<Value, Failure> {
+    let extent = log.extent().await?;
+    let newest = log.page(&Query::newest(Filter::default(), 1)).await?;
+    let oldest = log.read(0, 1).await?;
+    let time = |entries: &[StoredEntry]| {
         entries
             .first()
             .map(|stored| entry::to_json(stored)["time"].clone())
     };
     Ok(json!({
         "at": output::instant(OffsetDateTime::now_utc()),
-        "entries": size,
-        "entries_in_checkpoint": tree.size,
+        "entries": extent.size,
+        "entries_in_checkpoint": covered(&extent),
+        "minimum_index": extent.minimum,
         "oldest_entry": time(&oldest),
         "newest_entry": time(&newest),
-        "checkpoint": tree.checkpoint,
+        "checkpoint": extent.checkpoint.map(|(note, _)| note),
     }))
 }

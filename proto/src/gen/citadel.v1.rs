@@ -238,6 +238,9 @@ pub struct ServerInfo {
     /// The newest checkpoint, a signed note; empty while the log is.
     #[prost(string, tag = "7")]
     pub checkpoint: ::prost::alloc::string::String,
+    /// Below it the records of certificates are gone, by retention.
+    #[prost(uint64, tag = "8")]
+    pub minimum_index: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ReadLogRequest {
@@ -261,6 +264,89 @@ pub struct LogRecord {
     /// An encoded citadel.log.v1.Entry, of any kind.
     #[prost(bytes = "vec", tag = "2")]
     pub entry: ::prost::alloc::vec::Vec<u8>,
+}
+/// All conditions that are set must hold; any on a certificate leaves out entries that record
+/// none. An empty text is no condition. Serials, hashes and key ids are in hex.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LogFilter {
+    /// Exact.
+    #[prost(string, tag = "1")]
+    pub spiffe_id: ::prost::alloc::string::String,
+    /// What the SPIFFE ID begins with.
+    #[prost(string, tag = "2")]
+    pub spiffe_id_prefix: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub trust_domain: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub serial: ::prost::alloc::string::String,
+    /// Of the SubjectPublicKeyInfo.
+    #[prost(string, tag = "5")]
+    pub spki_sha256: ::prost::alloc::string::String,
+    #[prost(string, tag = "6")]
+    pub issuer_key_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "7")]
+    pub cluster: ::prost::alloc::string::String,
+    #[prost(string, tag = "8")]
+    pub namespace: ::prost::alloc::string::String,
+    /// The service account's name.
+    #[prost(string, tag = "9")]
+    pub account: ::prost::alloc::string::String,
+    #[prost(string, tag = "10")]
+    pub pod_uid: ::prost::alloc::string::String,
+    /// The node's name.
+    #[prost(string, tag = "11")]
+    pub node: ::prost::alloc::string::String,
+    #[prost(string, tag = "12")]
+    pub node_uid: ::prost::alloc::string::String,
+    /// The entry was made at this time or later, milliseconds since the epoch.
+    #[prost(int64, optional, tag = "13")]
+    pub recorded_since_ms: ::core::option::Option<i64>,
+    /// The entry was made before this time, milliseconds since the epoch.
+    #[prost(int64, optional, tag = "14")]
+    pub recorded_until_ms: ::core::option::Option<i64>,
+    /// Valid at this time or later, seconds since the epoch.
+    #[prost(int64, optional, tag = "15")]
+    pub valid_since: ::core::option::Option<i64>,
+    /// Valid at this time or earlier; with valid_since: at some instant between the two.
+    #[prost(int64, optional, tag = "16")]
+    pub valid_until: ::core::option::Option<i64>,
+    /// Expires before this time, seconds since the epoch.
+    #[prost(int64, optional, tag = "17")]
+    pub expires_before: ::core::option::Option<i64>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SearchLogRequest {
+    #[prost(message, optional, tag = "1")]
+    pub filter: ::core::option::Option<LogFilter>,
+    /// At most 1000; 0 is 100.
+    #[prost(uint32, tag = "2")]
+    pub limit: u32,
+    /// Only entries before this log index: the last one of the page before.
+    #[prost(uint64, optional, tag = "3")]
+    pub before: ::core::option::Option<u64>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SearchLogResponse {
+    /// Newest first; fewer than the limit on the last page.
+    #[prost(message, repeated, tag = "1")]
+    pub records: ::prost::alloc::vec::Vec<LogRecord>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CountLogRequest {
+    #[prost(message, optional, tag = "1")]
+    pub filter: ::core::option::Option<LogFilter>,
+    /// Only entries before this log index: where the call before ended.
+    #[prost(uint64, optional, tag = "2")]
+    pub before: ::core::option::Option<u64>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CountLogResponse {
+    /// Entries that this call counted.
+    #[prost(uint64, tag = "1")]
+    pub count: u64,
+    /// Where the next call goes on; unset when all were counted.
+    #[prost(uint64, optional, tag = "2")]
+    pub before: ::core::option::Option<u64>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetReceiptRequest {
@@ -1366,6 +1452,57 @@ pub mod admin_service_client {
                 .insert(GrpcMethod::new("citadel.v1.AdminService", "ReadLog"));
             self.inner.unary(req, path, codec).await
         }
+        /// Entries of every kind by all the conditions that are given, newest first, complete as of
+        /// the call. Role auditor.
+        pub async fn search_log(
+            &mut self,
+            request: impl tonic::IntoRequest<super::SearchLogRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::SearchLogResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/citadel.v1.AdminService/SearchLog",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("citadel.v1.AdminService", "SearchLog"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// How many entries there are. Role auditor.
+        pub async fn count_log(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CountLogRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CountLogResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/citadel.v1.AdminService/CountLog",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("citadel.v1.AdminService", "CountLog"));
+            self.inner.unary(req, path, codec).await
+        }
         /// The proof that an entry is in the log. Unavailable until a checkpoint covers it,
         /// a second after it was recorded. Role auditor.
         pub async fn get_receipt(
@@ -1433,6 +1570,23 @@ pub mod admin_service_server {
             &self,
             request: tonic::Request<super::ReadLogRequest>,
         ) -> std::result::Result<tonic::Response<super::ReadLogResponse>, tonic::Status>;
+        /// Entries of every kind by all the conditions that are given, newest first, complete as of
+        /// the call. Role auditor.
+        async fn search_log(
+            &self,
+            request: tonic::Request<super::SearchLogRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::SearchLogResponse>,
+            tonic::Status,
+        >;
+        /// How many entries there are. Role auditor.
+        async fn count_log(
+            &self,
+            request: tonic::Request<super::CountLogRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CountLogResponse>,
+            tonic::Status,
+        >;
         /// The proof that an entry is in the log. Unavailable until a checkpoint covers it,
         /// a second after it was recorded. Role auditor.
         async fn get_receipt(
@@ -1687,6 +1841,96 @@ pub mod admin_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ReadLogSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/citadel.v1.AdminService/SearchLog" => {
+                    #[allow(non_camel_case_types)]
+                    struct SearchLogSvc<T: AdminService>(pub Arc<T>);
+                    impl<
+                        T: AdminService,
+                    > tonic::server::UnaryService<super::SearchLogRequest>
+                    for SearchLogSvc<T> {
+                        type Response = super::SearchLogResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::SearchLogRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AdminService>::search_log(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SearchLogSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/citadel.v1.AdminService/CountLog" => {
+                    #[allow(non_camel_case_types)]
+                    struct CountLogSvc<T: AdminService>(pub Arc<T>);
+                    impl<
+                        T: AdminService,
+                    > tonic::server::UnaryService<super::CountLogRequest>
+                    for CountLogSvc<T> {
+                        type Response = super::CountLogResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CountLogRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AdminService>::count_log(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CountLogSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -1,9 +1,13 @@
 //! The log of a running CA, as auditors see it.
 
+mod backup;
 mod command;
 mod face;
 mod refusals;
+mod retention;
+mod server;
 mod walkthrough;
+mod watch;
 
 use std::time::Duration;
 

@@ -1,6 +1,7 @@
 //! The store on a real PostgreSQL server: the contract of every store, and what a server
 //! can do to it.
 
+mod audit;
 mod ca;
 #[path = "../../../ca-server/src/store/contract.rs"]
 mod contract;

@@ -45,6 +45,7 @@ func verifyLog(args []string) error {
 	source := flags.String("source", "", "a folder, or the URL prefix of a log")
 	key := flags.String("key", "", "the log's verifier key")
 	entries := flags.Int("entries", 0, "random entries whose inclusion is verified")
+	minimum := flags.Int64("minimum", 0, "the log's minimum index: no entries below it")
 	seed := flags.Uint64("seed", 1, "of the random choice")
 	older := flags.String("older", "", "a folder of earlier checkpoints")
 	theirs := flags.String("proofs", "", "a file of proofs to be compared")
@@ -86,7 +87,7 @@ func verifyLog(args []string) error {
 	}
 	random := rand.New(rand.NewPCG(*seed, 0))
 	for ; line.Entries < *entries; line.Entries++ {
-		if err := log.checkEntry(tree, hashes, random.Int64N(tree.N)); err != nil {
+		if err := log.checkEntry(tree, hashes, *minimum+random.Int64N(tree.N-*minimum)); err != nil {
 			return err
 		}
 	}

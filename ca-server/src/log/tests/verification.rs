@@ -10,13 +10,15 @@ use tempfile::TempDir;
 use super::*;
 
 /// A store that is only read.
-async fn read(folder: &Path) -> SqliteStore {
-    SqliteStore::open_read_only(folder.join("citadel.db"))
-        .await
-        .unwrap()
+async fn read(folder: &Path) -> Arc<dyn Store> {
+    Arc::new(
+        SqliteStore::open_read_only(folder.join("citadel.db"))
+            .await
+            .unwrap(),
+    )
 }
 
-async fn verdict(
+pub(super) async fn verdict(
     folder: &Path,
     key: &VerifierKey,
     witnesses: &[Witness],

@@ -5,20 +5,25 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::store::{StoreError, shared::Shared};
 
-/// Asks for a rebuild; answered when the index is empty, before it fills again.
-pub(in crate::store) type Rebuild = oneshot::Sender<()>;
+/// What an indexer is asked to do beside its work. Each is answered when it is done.
+pub(in crate::store) enum Order {
+    /// To empty the index, before it fills again.
+    Rebuild(oneshot::Sender<()>),
+    /// To forget what is below this minimum index.
+    Prune(u64, oneshot::Sender<()>),
+}
 
 /// The indexer, from outside. Stops it when it is dropped.
 #[derive(Debug)]
 pub(in crate::store) struct IndexerHandle {
-    rebuild: mpsc::Sender<Rebuild>,
+    orders: mpsc::Sender<Order>,
     stop: CancellationToken,
     stopped: CancellationToken,
 }
 
 /// What the indexer's task is told.
 pub(in crate::store) struct IndexerOrders {
-    pub(in crate::store) rebuilds: mpsc::Receiver<Rebuild>,
+    pub(in crate::store) orders: mpsc::Receiver<Order>,
     pub(in crate::store) stop: CancellationToken,
     /// Dropped when the task has let go of everything.
     pub(in crate::store) stopped: DropGuard,
@@ -28,15 +33,15 @@ pub(in crate::store) struct IndexerOrders {
 
 impl IndexerHandle {
     pub(in crate::store) fn new() -> (Self, IndexerOrders) {
-        let (rebuild, rebuilds) = mpsc::channel(1);
+        let (sender, inbox) = mpsc::channel(1);
         let (stop, stopped) = (CancellationToken::new(), CancellationToken::new());
         let orders = IndexerOrders {
-            rebuilds,
+            orders: inbox,
             stop: stop.clone(),
             stopped: stopped.clone().drop_guard(),
         };
         let handle = Self {
-            rebuild,
+            orders: sender,
             stop,
             stopped,
         };
@@ -50,8 +55,8 @@ impl IndexerHandle {
         shared: &Shared,
     ) -> Result<(), StoreError> {
         let (reply, emptied) = oneshot::channel();
-        self.rebuild
-            .send(reply)
+        self.orders
+            .send(Order::Rebuild(reply))
             .await
             .map_err(|_| StoreError::Closed)?;
         emptied
@@ -64,6 +69,18 @@ impl IndexerHandle {
             }
             () = self.stopped.cancelled() => Err(StoreError::Closed),
         }
+    }
+
+    /// The index's part of [`crate::store::Store::prune`].
+    pub(in crate::store) async fn prune(&self, minimum: u64) -> Result<(), StoreError> {
+        let (reply, done) = oneshot::channel();
+        self.orders
+            .send(Order::Prune(minimum, reply))
+            .await
+            .map_err(|_| StoreError::Closed)?;
+        done.await.map_err(|_| {
+            StoreError::Unavailable("the index could not forget what retention took".into())
+        })
     }
 
     /// Resolves when the task has let go of everything.

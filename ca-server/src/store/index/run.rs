@@ -16,6 +16,11 @@ pub(in crate::store) fn epoch(index: u64) -> i64 {
     (index >> EPOCH_BITS).cast_signed()
 }
 
+/// The index after the last one of an epoch.
+pub(in crate::store) fn epoch_ends_at(epoch: i64) -> u64 {
+    (epoch.unsigned_abs() + 1) * EPOCH
+}
+
 /// The column that finds a key: the first 8 bytes of its SHA-256.
 pub(in crate::store) fn key_column(spki_sha256: &[u8]) -> i64 {
     let mut first = [0; 8];
@@ -27,6 +32,10 @@ pub(in crate::store) fn key_column(spki_sha256: &[u8]) -> i64 {
 
 /// (epoch, id of the subject, index, not before, not after)
 pub(super) type Issued = (i64, i64, i64, i64, i64);
+
+/// Bounds as a row has them: least and greatest time, least `not_before`, least and greatest
+/// `not_after`.
+pub(in crate::store) type BoundsRow = (i64, i64, Option<i64>, Option<i64>, Option<i64>);
 
 /// (epoch, first bytes of the key's hash, index)
 pub(super) type Key = (i64, i64, i64);
@@ -50,7 +59,7 @@ enum Subject {
 }
 
 /// Bounds over entries of one epoch.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::store) struct Bounds {
     pub(in crate::store) min_time_ms: i64,
     pub(in crate::store) max_time_ms: i64,
@@ -77,13 +86,9 @@ impl Run {
                 .push((epoch, subject, index, not_before, not_after));
             self.keys
                 .push((epoch, key_column(&certificate.spki_sha256), index));
-            validity = Some((not_before, not_after, not_after));
+            validity = Some((not_before, not_after));
         }
-        let bounds = Bounds {
-            min_time_ms: row.time_ms,
-            max_time_ms: row.time_ms,
-            validity,
-        };
+        let bounds = Bounds::of(row.time_ms, validity);
         self.epochs
             .entry(epoch)
             .and_modify(|known| *known = known.with(bounds))
@@ -126,7 +131,36 @@ impl Run {
 // === impl Bounds ===
 
 impl Bounds {
-    fn with(self, other: Self) -> Self {
+    /// Of one entry, made at this time; its certificate's validity.
+    pub(super) fn of(time_ms: i64, validity: Option<(i64, i64)>) -> Self {
+        Self {
+            min_time_ms: time_ms,
+            max_time_ms: time_ms,
+            validity: validity.map(|(not_before, not_after)| (not_before, not_after, not_after)),
+        }
+    }
+
+    /// From an index's row.
+    pub(in crate::store) fn from_row(row: BoundsRow) -> Self {
+        let (min_time_ms, max_time_ms, min_not_before, min_not_after, max_not_after) = row;
+        let validity = match (min_not_before, min_not_after, max_not_after) {
+            (None, None, None) => None,
+            // A NULL among them is as wrong as any value that no entry has.
+            (a, b, c) => Some((
+                a.unwrap_or(i64::MAX),
+                b.unwrap_or(i64::MAX),
+                c.unwrap_or(i64::MIN),
+            )),
+        };
+        Self {
+            min_time_ms,
+            max_time_ms,
+            validity,
+        }
+    }
+
+    /// Over both.
+    pub(super) fn with(self, other: Self) -> Self {
         let validity = match (self.validity, other.validity) {
             (Some(a), Some(b)) => Some((a.0.min(b.0), a.1.min(b.1), a.2.max(b.2))),
             (a, b) => a.or(b),

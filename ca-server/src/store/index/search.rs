@@ -7,13 +7,18 @@ use crate::store::{Filter, IndexRow, Query, StoreError, StoredEntry};
 
 /// Entries that one statement reads when the log itself is searched: a longer read
 /// would hold old versions of the database for too long, and much memory.
-const SCAN: u64 = 256;
+const SCAN: usize = 256;
 
 /// The log and its index as of one moment.
 #[async_trait]
 pub(in crate::store) trait Index: Send {
-    /// Up to `limit` entries from this index upwards.
-    async fn entries(&mut self, from: u64, limit: usize) -> Result<Vec<StoredEntry>, StoreError>;
+    /// The newest `limit` entries below `before`, none below `floor`, newest first.
+    async fn below(
+        &mut self,
+        before: u64,
+        floor: u64,
+        limit: usize,
+    ) -> Result<Vec<StoredEntry>, StoreError>;
 
     /// The entries at these indexes, in their order.
     async fn load(&mut self, indexes: &[u64]) -> Result<Vec<StoredEntry>, StoreError>;
@@ -31,21 +36,36 @@ pub(in crate::store) trait Index: Send {
     ) -> Result<Vec<u64>, StoreError>;
 }
 
+/// How far log and index reach.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::store) struct Extent {
+    /// Entries of the log. Read before `indexed`.
+    pub(in crate::store) size: u64,
+    /// See [`crate::store::TreeState::minimum`].
+    pub(in crate::store) minimum: u64,
+    /// Entries that the index covers.
+    pub(in crate::store) indexed: u64,
+}
+
 /// One page, newest first: first what lies between the index's reach and the log's size,
-/// then through the index. The size must have been read before the reach.
+/// then through the index.
 pub(in crate::store) async fn list(
     query: &Query,
-    size: u64,
-    indexed: u64,
+    extent: Extent,
     index: &mut dyn Index,
 ) -> Result<Vec<StoredEntry>, StoreError> {
-    let mut page = Page::new(query, size);
-    page.scan(indexed, index).await?;
-    if page.is_open() && indexed > 0 {
+    let mut page = Page::new(query, extent.size);
+    page.scan(extent.indexed, index).await?;
+    if page.is_open() && extent.indexed > 0 {
         if query.filter.spki_sha256.is_some() || query.filter.asks_for_subject() {
             page.seek(index).await?;
         } else {
             page.scan_epochs(index).await?;
+        }
+        // What retention left there is in no epoch, and records no certificate.
+        if !query.filter.asks_for_certificates() {
+            page.before = page.before.min(extent.minimum);
+            page.scan(0, index).await?;
         }
     }
     Ok(page.found)
@@ -91,12 +111,12 @@ impl<'q> Page<'q> {
     /// Reads the log downwards to `floor`.
     async fn scan(&mut self, floor: u64, index: &mut dyn Index) -> Result<(), StoreError> {
         while self.is_open() && self.before > floor {
-            let from = self.before.saturating_sub(SCAN).max(floor);
-            let count = usize::try_from(self.before - from).unwrap_or(usize::MAX);
-            for entry in index.entries(from, count).await?.into_iter().rev() {
+            let entries = index.below(self.before, floor, SCAN).await?;
+            let rest = entries.get(SCAN - 1).map_or(floor, |last| last.index.0);
+            for entry in entries {
                 self.offer(entry);
             }
-            self.before = from;
+            self.before = rest;
         }
         Ok(())
     }

@@ -61,6 +61,12 @@ fn at(options: &PostgresOptions, error: StoreError) -> StoreError {
 
 /// What durability and completeness rest on is asked for, not assumed.
 async fn check(connection: &mut PgConnection) -> Result<(), StoreError> {
+    check_server(connection).await?;
+    check_durable(connection).await
+}
+
+/// What completeness rests on.
+async fn check_server(connection: &mut PgConnection) -> Result<(), StoreError> {
     let (version, name, standby): (i32, String, bool) = sqlx::query_as(
         "SELECT current_setting('server_version_num')::integer, \
                 current_setting('server_version'), pg_is_in_recovery()",
@@ -78,7 +84,7 @@ async fn check(connection: &mut PgConnection) -> Result<(), StoreError> {
             "the server is a standby: name the primary".into(),
         ));
     }
-    check_durable(connection).await
+    Ok(())
 }
 
 /// Names the setting under which a commit would not be durable, if there is one.
@@ -109,19 +115,22 @@ pub(super) async fn check_durable(connection: &mut PgConnection) -> Result<(), S
     })
 }
 
-/// Readers. They are checked as the writer is: a standby would answer with what was.
-pub(super) fn readers(options: &PostgresOptions) -> Result<PgPool, StoreError> {
+/// Readers. They are checked as the writer is: a standby would answer with what was. An
+/// auditor's commit nothing.
+pub(super) fn readers(options: &PostgresOptions, role: Role) -> Result<PgPool, StoreError> {
     Ok(PgPoolOptions::new()
         .max_connections(READERS)
         .acquire_timeout(options.deadline)
-        .after_connect(|connection, _| {
+        .after_connect(move |connection, _| {
             Box::pin(async move {
-                check(connection)
-                    .await
-                    .map_err(|error| sqlx::Error::Configuration(Box::new(error)))
+                let checked = match role {
+                    Role::Auditor => check_server(connection).await,
+                    _ => check(connection).await,
+                };
+                checked.map_err(|error| sqlx::Error::Configuration(Box::new(error)))
             })
         })
-        .connect_lazy_with(options.connect_options(Role::Reader)?))
+        .connect_lazy_with(options.connect_options(role)?))
 }
 
 /// Brings the schema to this program's version; refuses a newer one untouched. Of several
@@ -188,15 +197,34 @@ fn schema_error(error: MigrateError) -> StoreError {
     match error {
         MigrateError::VersionMissing(found) => StoreError::NewerSchema {
             found,
-            known: MIGRATIONS
-                .iter()
-                .map(|migration| migration.version)
-                .max()
-                .unwrap_or(0),
+            known: newest(),
         },
         MigrateError::Execute(e) | MigrateError::ExecuteMigration(e, _) => e.into(),
         other => StoreError::Corrupt(other.to_string()),
     }
+}
+
+/// For who only reads: the schema must be this program's.
+pub(super) async fn check_schema(connection: &mut PgConnection) -> Result<(), StoreError> {
+    let there = "SELECT to_regclass('_sqlx_migrations') IS NOT NULL";
+    if !sqlx::query_scalar(there)
+        .fetch_one(&mut *connection)
+        .await?
+    {
+        return Err(StoreError::NoLog);
+    }
+    let found: Option<i64> = sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations")
+        .fetch_one(connection)
+        .await?;
+    StoreError::of_schema(found, newest())
+}
+
+fn newest() -> i64 {
+    MIGRATIONS
+        .iter()
+        .map(|migration| migration.version)
+        .max()
+        .unwrap_or(0)
 }
 
 /// Closes a connection of which nothing more is expected.

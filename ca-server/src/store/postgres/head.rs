@@ -79,12 +79,14 @@ impl Head {
             return Ok(());
         };
         // A standby that took over may have grown past what it had lost.
-        let found: Option<Vec<u8>> =
-            sqlx::query_scalar("SELECT sha256(bytes) FROM entries WHERE idx = $1")
-                .bind(to_row(newest.index)?)
-                .fetch_optional(connection)
-                .await?;
-        if found.as_deref() == Some(&newest.sha256) {
+        let (found, minimum): (Option<Vec<u8>>, i64) = sqlx::query_as(
+            "SELECT (SELECT sha256(bytes) FROM entries WHERE idx = $1), minimum FROM tree",
+        )
+        .bind(to_row(newest.index)?)
+        .fetch_one(connection)
+        .await?;
+        let pruned = found.is_none() && newest.index < minimum.unsigned_abs();
+        if pruned || found.as_deref() == Some(&newest.sha256) {
             return Ok(());
         }
         Err(self.stop(format!(
@@ -119,18 +121,19 @@ impl Newest {
 /// Size and name of the log at a start, checked against what can be known without reading
 /// it. One statement, so that other servers may append meanwhile.
 pub(super) async fn read(connection: &mut PgConnection) -> Result<(u64, Vec<u8>), StoreError> {
-    let (size, log_id, first, last): (i64, Vec<u8>, Option<i64>, Option<i64>) = sqlx::query_as(
-        "SELECT size, log_id, (SELECT min(idx) FROM entries), (SELECT max(idx) FROM entries) \
-         FROM head",
-    )
-    .fetch_optional(connection)
-    .await?
-    .ok_or_else(|| StoreError::Corrupt("the log has no head".into()))?;
-    if let Some(first) = first
-        && first != 0
-    {
+    let (size, log_id, minimum, first, last): (i64, Vec<u8>, i64, Option<i64>, Option<i64>) =
+        sqlx::query_as(
+            "SELECT h.size, h.log_id, t.minimum, \
+                    (SELECT min(idx) FROM entries WHERE idx >= t.minimum), \
+                    (SELECT max(idx) FROM entries) \
+             FROM head h, tree t",
+        )
+        .fetch_optional(connection)
+        .await?
+        .ok_or_else(|| StoreError::Corrupt("the log has no head".into()))?;
+    if let Some(first) = first.filter(|first| *first != minimum) {
         return Err(StoreError::Corrupt(format!(
-            "the log begins with entry {first}, not 0"
+            "the log begins with entry {first}, not {minimum}"
         )));
     }
     let entries = last.map_or(0, |last| last + 1);

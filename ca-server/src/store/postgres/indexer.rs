@@ -15,11 +15,12 @@ use super::{
     head::Head,
     insert,
     options::{PostgresOptions, Role},
+    prune,
     select::entries,
 };
 use crate::store::{
     IndexRow, StoreError,
-    index::{IndexerOrders, Rebuild, Run, SubjectIds},
+    index::{IndexerOrders, Order, Run, SubjectIds},
     shared::Shared,
     writer::to_row,
 };
@@ -66,6 +67,7 @@ struct Indexer {
 /// How far the index reaches.
 struct Source {
     indexed: u64,
+    minimum: u64,
     generation: i64,
     version: i32,
 }
@@ -73,25 +75,25 @@ struct Source {
 // === impl Indexer ===
 
 impl Indexer {
-    async fn live(mut self, orders: IndexerOrders) {
+    async fn live(mut self, given: IndexerOrders) {
         let IndexerOrders {
-            mut rebuilds,
+            mut orders,
             stop,
             stopped,
-        } = orders;
+        } = given;
         let mut pause = Duration::ZERO;
         let mut failing = false;
         loop {
-            let rebuild = tokio::select! {
+            let order = tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                rebuild = rebuilds.recv() => match rebuild {
-                    Some(rebuild) => Some(rebuild),
+                order = orders.recv() => match order {
+                    Some(order) => Some(order),
                     None => break,
                 },
                 () = sleep(pause) => None,
             };
-            let work = timeout(self.options.patience(Role::Indexer), self.work(rebuild));
+            let work = timeout(self.options.patience(Role::Indexer), self.work(order));
             let outcome = tokio::select! {
                 () = stop.cancelled() => break,
                 outcome = work => outcome,
@@ -125,14 +127,21 @@ impl Indexer {
     }
 
     /// Does what there is to do. True: there is more, at once.
-    async fn work(&mut self, rebuild: Option<Rebuild>) -> Result<bool, StoreError> {
+    async fn work(&mut self, order: Option<Order>) -> Result<bool, StoreError> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
             None => connect::connect(&self.options, Role::Indexer).await?,
         };
-        if let Some(emptied) = rebuild {
-            self.empty(&mut connection).await?;
-            let _ = emptied.send(());
+        match order {
+            Some(Order::Rebuild(emptied)) => {
+                self.empty(&mut connection).await?;
+                let _ = emptied.send(());
+            }
+            Some(Order::Prune(minimum, done)) => {
+                prune::prune(&mut connection, minimum).await?;
+                let _ = done.send(());
+            }
+            None => {}
         }
         let again = self.look(&mut connection).await?;
         self.connection = Some(connection);
@@ -215,9 +224,9 @@ impl Indexer {
             self.ids.clear();
             self.generation = Some(source.generation);
         }
-        let end = size.min(source.indexed + self.run_entries);
         let mut run = Run::default();
-        let mut next = source.indexed;
+        let mut next = source.indexed.max(source.minimum);
+        let end = size.min(next + self.run_entries);
         while next < end {
             let count = usize::try_from(CHUNK.min(end - next)).unwrap_or(usize::MAX);
             let chunk = entries(&mut transaction, next, count).await?;
@@ -244,13 +253,15 @@ impl Indexer {
 
 /// The right to add to the index, for this transaction; `None` when another has it.
 async fn claim(connection: &mut PgConnection) -> Result<Option<Source>, StoreError> {
-    let row: Option<(i64, i64, i32)> = sqlx::query_as(
-        "SELECT indexed, generation, version FROM index_source FOR UPDATE SKIP LOCKED",
+    let row: Option<(i64, i64, i32, i64)> = sqlx::query_as(
+        "SELECT s.indexed, s.generation, s.version, t.minimum \
+         FROM index_source s CROSS JOIN tree t FOR UPDATE OF s SKIP LOCKED",
     )
     .fetch_optional(connection)
     .await?;
-    Ok(row.map(|(indexed, generation, version)| Source {
+    Ok(row.map(|(indexed, generation, version, minimum)| Source {
         indexed: indexed.unsigned_abs(),
+        minimum: minimum.unsigned_abs(),
         generation,
         version,
     }))

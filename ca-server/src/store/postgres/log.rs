@@ -22,7 +22,7 @@ use crate::store::{
     Growth, StoreError,
     queue::Append,
     shared::Shared,
-    writer::{Failure, Log, to_row},
+    writer::{Failure, Log, no_minimum, to_row},
 };
 
 /// First and longest pause between two tries.
@@ -311,6 +311,14 @@ impl Log for PostgresLog {
             }
             _ => Ok(()),
         }
+    }
+
+    async fn prune(&mut self, minimum: u64) -> Result<u64, StoreError> {
+        let row = to_row(minimum)?;
+        if self.run(tree::raise(row)).await? == 0 {
+            return Err(no_minimum(minimum));
+        }
+        self.run(tree::prune(row)).await
     }
 
     async fn lease(&mut self, holder: &str, time: Duration) -> Result<bool, StoreError> {

@@ -4,6 +4,7 @@
 //! numbers its entries, and is one transaction; the index is derived from the log by
 //! whichever server comes first.
 
+mod audit;
 mod connect;
 pub(super) mod errors;
 mod head;
@@ -11,6 +12,7 @@ mod indexer;
 mod insert;
 mod log;
 mod options;
+mod prune;
 mod select;
 mod texts;
 mod tree;
@@ -24,9 +26,9 @@ use tokio::time::timeout;
 
 use self::{head::Head, log::PostgresLog, options::Role, select::Reader};
 use super::{
-    Announcement, Growth, LogIndex, MAX_PAGE, NewEntry, Query, Store, StoreError, StoreHealth,
-    StoreStats, StoredEntry, TreeState, index::IndexerHandle, queue::Commands, shared::Shared,
-    writer::Writer,
+    Announcement, AuditedEntry, Growth, IndexedEpoch, LogIndex, MAX_PAGE, NewEntry, Query, Store,
+    StoreError, StoreHealth, StoreStats, StoredEntry, SubjectRow, TreeState, index::IndexerHandle,
+    queue::Commands, shared::Shared, writer::Writer,
 };
 
 /// The store on PostgreSQL 15 or later.
@@ -34,6 +36,12 @@ use super::{
 pub struct PostgresStore {
     shared: Arc<Shared>,
     reader: Reader,
+    /// `None` where the log is only read.
+    writer: Option<WriterHandle>,
+}
+
+#[derive(Debug)]
+struct WriterHandle {
     commands: Commands,
     indexer: IndexerHandle,
 }
@@ -62,7 +70,7 @@ impl PostgresStore {
 
         let shared = Arc::new(Shared::new(size));
         let head = Arc::new(Head::new(log_id, Arc::clone(&shared)));
-        let reader = Reader::new(Arc::clone(&options))?;
+        let reader = Reader::new(Arc::clone(&options), Role::Reader)?;
         let (indexer, orders) = IndexerHandle::new();
         indexer::spawn(
             Arc::clone(&options),
@@ -77,9 +85,27 @@ impl PostgresStore {
         Ok(Self {
             shared,
             reader,
-            commands,
-            indexer,
+            writer: Some(WriterHandle { commands, indexer }),
         })
+    }
+
+    /// Opens an existing store for reading alone, beside its servers: every transaction is
+    /// read-only, by the database's own word.
+    ///
+    /// Refuses a server older than 15, a standby, and a schema of another version.
+    pub async fn open_read_only(options: PostgresOptions) -> Result<Self, StoreError> {
+        let reader = Reader::new(Arc::new(options), Role::Auditor)?;
+        reader.check_schema().await?;
+        let size = reader.size().await?;
+        Ok(Self {
+            shared: Arc::new(Shared::new(size)),
+            reader,
+            writer: None,
+        })
+    }
+
+    fn writer(&self) -> Result<&WriterHandle, StoreError> {
+        self.writer.as_ref().ok_or(StoreError::ReadOnly)
     }
 }
 
@@ -110,7 +136,7 @@ impl PostgresStore {
 #[async_trait]
 impl Store for PostgresStore {
     async fn append(&self, entries: Vec<NewEntry>) -> Result<Vec<LogIndex>, StoreError> {
-        self.commands.append(entries, &self.shared).await
+        self.writer()?.commands.append(entries, &self.shared).await
     }
 
     fn announce(&self) -> Announcement {
@@ -129,6 +155,22 @@ impl Store for PostgresStore {
         self.reader.read(from.0, limit.min(MAX_PAGE)).await
     }
 
+    async fn audit(&self, from: LogIndex, limit: usize) -> Result<Vec<AuditedEntry>, StoreError> {
+        self.reader.audit(from.0, limit.min(MAX_PAGE)).await
+    }
+
+    async fn indexed_epoch(&self, epoch: i64) -> Result<Option<IndexedEpoch>, StoreError> {
+        self.reader.indexed_epoch(epoch).await
+    }
+
+    async fn stray_index_row(&self) -> Result<Option<String>, StoreError> {
+        self.reader.stray_index_row().await
+    }
+
+    fn indexed_subject(&self, subject: SubjectRow) -> SubjectRow {
+        texts::columns(subject)
+    }
+
     async fn size(&self) -> Result<u64, StoreError> {
         self.reader.size().await
     }
@@ -138,12 +180,14 @@ impl Store for PostgresStore {
         issuer_key_id: &[u8],
         replaces: Option<&[u8]>,
     ) -> Result<(), StoreError> {
-        self.commands.bind_issuer(issuer_key_id, replaces).await
+        let commands = &self.writer()?.commands;
+        commands.bind_issuer(issuer_key_id, replaces).await
     }
 
     async fn reindex(&self) -> Result<(), StoreError> {
+        let writer = self.writer()?;
         let size = self.size().await?;
-        self.indexer.reindex(size, &self.shared).await
+        writer.indexer.reindex(size, &self.shared).await
     }
 
     async fn log_id(&self) -> Result<Vec<u8>, StoreError> {
@@ -159,11 +203,18 @@ impl Store for PostgresStore {
     }
 
     async fn integrate(&self, growth: Growth) -> Result<(), StoreError> {
-        self.commands.integrate(growth).await
+        self.writer()?.commands.integrate(growth).await
+    }
+
+    async fn prune(&self, minimum: u64) -> Result<u64, StoreError> {
+        let writer = self.writer()?;
+        let gone = writer.commands.prune(minimum).await?;
+        writer.indexer.prune(minimum).await?;
+        Ok(gone)
     }
 
     async fn lease(&self, holder: &str, time: Duration) -> Result<bool, StoreError> {
-        self.commands.lease(holder, time).await
+        self.writer()?.commands.lease(holder, time).await
     }
 
     fn health(&self) -> StoreHealth {
@@ -176,7 +227,9 @@ impl Store for PostgresStore {
 
     async fn close(&self) {
         self.reader.close().await;
-        self.indexer.stop().await;
-        self.commands.close().await;
+        if let Some(writer) = &self.writer {
+            writer.indexer.stop().await;
+            writer.commands.close().await;
+        }
     }
 }

@@ -91,6 +91,8 @@ pub enum UrlError {
 pub(super) enum Role {
     Writer,
     Reader,
+    /// A reader beside the servers that could not write if it wanted to.
+    Auditor,
     Indexer,
     Migration,
 }
@@ -206,20 +208,20 @@ impl PostgresOptions {
 
     /// Limits that hold on the server's side, in milliseconds; ours stand in
     /// [`Self::patience`]. The isolation is what the statements are written for.
-    fn session(&self, role: Role) -> [(&'static str, String); 7] {
+    fn session(&self, role: Role) -> Vec<(&'static str, String)> {
         let deadline = self.deadline.as_millis();
         let patience = self.patience(role).as_millis();
         let (lock, statement, idle) = match role {
             // Other servers wait for its lock, and have to be done within the same deadline
             // when it was lost with a server that hangs.
             Role::Writer => (deadline / 2, deadline * 3 / 4, deadline * 3 / 4),
-            Role::Reader => (deadline / 2, 2 * deadline, patience),
+            Role::Reader | Role::Auditor => (deadline / 2, 2 * deadline, patience),
             // Between two statements it only computes, and others can't index meanwhile.
             Role::Indexer => (deadline / 2, 30_000, 5_000),
             // Another server may be in the middle of it.
             Role::Migration => (60_000, 0, patience),
         };
-        [
+        let mut session = vec![
             ("lock_timeout", lock.to_string()),
             ("statement_timeout", statement.to_string()),
             ("idle_in_transaction_session_timeout", idle.to_string()),
@@ -228,7 +230,11 @@ impl PostgresOptions {
             ("tcp_keepalives_idle", "15".to_owned()),
             ("tcp_keepalives_interval", "5".to_owned()),
             ("default_transaction_isolation", "read committed".to_owned()),
-        ]
+        ];
+        if role == Role::Auditor {
+            session.push(("default_transaction_read_only", "on".to_owned()));
+        }
+        session
     }
 
     /// How long one operation is waited for before the connection is given up: it may
@@ -237,7 +243,7 @@ impl PostgresOptions {
         let margin = Duration::from_secs(1);
         match role {
             Role::Writer => self.deadline + margin,
-            Role::Reader => 2 * self.deadline + margin,
+            Role::Reader | Role::Auditor => 2 * self.deadline + margin,
             Role::Indexer => Duration::from_secs(60),
             Role::Migration => Duration::from_secs(600),
         }
@@ -379,6 +385,14 @@ mod tests {
                 "{limit}"
             );
         }
+    }
+
+    #[test]
+    fn an_auditor_s_session_is_read_only_by_the_server_s_own_word() {
+        let options = PostgresOptions::from_url("postgres://u@h/x").unwrap();
+        let read_only = ("default_transaction_read_only", "on".to_owned());
+        assert!(options.session(Role::Auditor).contains(&read_only));
+        assert!(!options.session(Role::Writer).contains(&read_only));
     }
 
     #[test]

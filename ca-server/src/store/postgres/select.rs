@@ -14,21 +14,34 @@ use super::{
 };
 use crate::store::{
     Filter, Query, StoreError, StoredEntry,
-    index::{self, Condition, Index, Value, on_bounds, on_subjects, on_validity},
+    index::{self, Condition, Extent, Index, Value, on_bounds, on_subjects, on_validity},
 };
 
 #[derive(Debug)]
 pub(super) struct Reader {
     options: Arc<PostgresOptions>,
+    role: Role,
     pool: PgPool,
 }
 
 // === impl Reader ===
 
 impl Reader {
-    pub(super) fn new(options: Arc<PostgresOptions>) -> Result<Self, StoreError> {
-        let pool = connect::readers(&options)?;
-        Ok(Self { options, pool })
+    pub(super) fn new(options: Arc<PostgresOptions>, role: Role) -> Result<Self, StoreError> {
+        let pool = connect::readers(&options, role)?;
+        Ok(Self {
+            options,
+            role,
+            pool,
+        })
+    }
+
+    pub(super) async fn check_schema(&self) -> Result<(), StoreError> {
+        let mut lease = self.lease().await?;
+        let checking = connect::check_schema(lease.connection()?);
+        self.within(checking).await??;
+        lease.give_back();
+        Ok(())
     }
 
     pub(super) async fn close(&self) {
@@ -66,6 +79,10 @@ impl Reader {
         Ok(row.map(StoredEntry::from))
     }
 
+    pub(super) fn options(&self) -> &PostgresOptions {
+        &self.options
+    }
+
     /// One page, newest first, of one snapshot of log and index.
     pub(super) async fn list(&self, query: &Query) -> Result<Vec<StoredEntry>, StoreError> {
         if let Some(serial) = &query.filter.serial {
@@ -80,8 +97,8 @@ impl Reader {
             options: &self.options,
             connection: &mut transaction,
         };
-        let (size, indexed) = snapshot.extent().await?;
-        let page = index::list(query, size, indexed, &mut snapshot).await?;
+        let extent = snapshot.extent().await?;
+        let page = index::list(query, extent, &mut snapshot).await?;
         within(&self.options, transaction.commit()).await??;
         lease.give_back();
         Ok(page)
@@ -103,7 +120,7 @@ impl Reader {
         };
         tracing::debug!(error = %first, "connecting again with the password as it is now");
         self.pool
-            .set_connect_options(self.options.connect_options(Role::Reader)?);
+            .set_connect_options(self.options.connect_options(self.role)?);
         Ok(Lease(Some(self.pool.acquire().await?)))
     }
 }
@@ -165,6 +182,17 @@ pub(super) async fn entries(
     Ok(rows.into_iter().map(StoredEntry::from).collect())
 }
 
+/// Before a snapshot of the index is taken: a rebuild truncates these tables, which a snapshot
+/// from before it would see as empty. In the order in which that locks them.
+pub(super) async fn lock_index(connection: &mut PgConnection) -> Result<(), StoreError> {
+    sqlx::query(
+        "LOCK TABLE index_epochs, index_subjects, index_issued, index_keys IN ACCESS SHARE MODE",
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
 /// Log and index in one snapshot.
 struct Snapshot<'a> {
     options: &'a PostgresOptions,
@@ -174,32 +202,42 @@ struct Snapshot<'a> {
 // === impl Snapshot ===
 
 impl Snapshot<'_> {
-    /// Size of the log, and how much of it the index covers.
-    async fn extent(&mut self) -> Result<(u64, u64), StoreError> {
-        // Before the snapshot is taken: a rebuild truncates these tables, which a snapshot
-        // from before it would see as empty. In the order in which that locks them.
-        let lock = sqlx::query(
-            "LOCK TABLE index_epochs, index_subjects, index_issued, index_keys \
-             IN ACCESS SHARE MODE",
-        )
-        .execute(&mut *self.connection);
-        within(self.options, lock).await??;
+    async fn extent(&mut self) -> Result<Extent, StoreError> {
+        within(self.options, lock_index(&mut *self.connection)).await??;
         let question = sqlx::query_as(
-            "SELECT head.size, index_source.indexed, index_source.version FROM head, index_source",
+            "SELECT head.size, tree.minimum, index_source.indexed, index_source.version \
+             FROM head, tree, index_source",
         )
         .fetch_one(&mut *self.connection);
-        let (size, indexed, version): (i64, i64, i32) = within(self.options, question).await??;
+        let (size, minimum, indexed, version): (i64, i64, i64, i32) =
+            within(self.options, question).await??;
         // An index of another version means something else: then the log alone answers.
         let indexed = if version == VERSION { indexed } else { 0 };
-        Ok((size.unsigned_abs(), indexed.unsigned_abs()))
+        Ok(Extent {
+            size: size.unsigned_abs(),
+            minimum: minimum.unsigned_abs(),
+            indexed: indexed.unsigned_abs(),
+        })
     }
 }
 
 #[async_trait]
 impl Index for Snapshot<'_> {
-    async fn entries(&mut self, from: u64, limit: usize) -> Result<Vec<StoredEntry>, StoreError> {
-        let question = entries(&mut *self.connection, from, limit);
-        within(self.options, question).await?
+    async fn below(
+        &mut self,
+        before: u64,
+        floor: u64,
+        limit: usize,
+    ) -> Result<Vec<StoredEntry>, StoreError> {
+        let question = sqlx::query_as(
+            "SELECT idx, bytes FROM entries WHERE idx >= $1 AND idx < $2 ORDER BY idx DESC LIMIT $3",
+        )
+        .bind(i64::try_from(floor).unwrap_or(i64::MAX))
+        .bind(i64::try_from(before).unwrap_or(i64::MAX))
+        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+        .fetch_all(&mut *self.connection);
+        let rows: Vec<(i64, Vec<u8>)> = within(self.options, question).await??;
+        Ok(rows.into_iter().map(StoredEntry::from).collect())
     }
 
     async fn load(&mut self, indexes: &[u64]) -> Result<Vec<StoredEntry>, StoreError> {

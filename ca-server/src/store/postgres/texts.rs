@@ -2,6 +2,8 @@
 //! 2,700 bytes, and no text has a NUL. What is asked for goes the same way, so that the
 //! index still finds all; the entries decide.
 
+use crate::store::SubjectRow;
+
 /// Characters of a column at most: four bytes each, and two columns in one index.
 const LONGEST: usize = 256;
 
@@ -13,6 +15,24 @@ pub(super) fn column(text: &str) -> String {
         .take(LONGEST)
         .map(|c| if c == '\0' { '\u{FFFD}' } else { c })
         .collect()
+}
+
+/// What the columns hold of a subject.
+pub(super) fn columns(subject: SubjectRow) -> SubjectRow {
+    SubjectRow {
+        trust_domain: column(&subject.trust_domain),
+        spiffe_id: column(&subject.spiffe_id),
+        certificate_use: subject.certificate_use,
+        cluster: column(&subject.cluster),
+        namespace: column(&subject.namespace),
+        account: column(&subject.account),
+        account_uid: column(&subject.account_uid),
+        pod: column(&subject.pod),
+        pod_uid: column(&subject.pod_uid),
+        node: column(&subject.node),
+        node_uid: column(&subject.node_uid),
+        issuer_key_id: subject.issuer_key_id,
+    }
 }
 
 /// At or above every column whose text begins with this.

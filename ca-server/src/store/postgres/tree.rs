@@ -9,6 +9,7 @@ use super::{connect, select::Reader};
 use crate::store::{
     Growth, StoreError, TreeState,
     tree::{cut, tile_id},
+    writer::PRUNE_STEP,
 };
 
 /// One step, all of it or nothing: no row where it does not follow on what is there, nor
@@ -50,12 +51,14 @@ pub(super) fn integrate(growth: &Growth) -> Query<'_, Postgres, PgArguments> {
 impl Reader {
     pub(super) async fn tree(&self) -> Result<TreeState, StoreError> {
         let mut lease = self.lease().await?;
-        let question =
-            sqlx::query_as("SELECT size, checkpoint FROM tree").fetch_one(lease.connection()?);
-        let (size, checkpoint): (i64, Option<Vec<u8>>) = self.within(question).await??;
+        let question = sqlx::query_as("SELECT size, minimum, checkpoint FROM tree")
+            .fetch_one(lease.connection()?);
+        let (size, minimum, checkpoint): (i64, i64, Option<Vec<u8>>) =
+            self.within(question).await??;
         lease.give_back();
         Ok(TreeState {
             size: size.unsigned_abs(),
+            minimum: minimum.unsigned_abs(),
             // What is damaged is no checkpoint any more; whoever opens it says so.
             checkpoint: checkpoint.map(|note| String::from_utf8_lossy(&note).into_owned()),
         })
@@ -89,6 +92,22 @@ impl Reader {
         lease.give_back();
         Ok(log_id)
     }
+}
+
+/// Raises the minimum index, where the tree covers it.
+pub(super) fn raise(minimum: i64) -> Query<'static, Postgres, PgArguments> {
+    sqlx::query("UPDATE tree SET minimum = greatest(minimum, $1) WHERE size >= $1 AND $1 % 256 = 0")
+        .bind(minimum)
+}
+
+/// One step of retention below the minimum index.
+pub(super) fn prune(minimum: i64) -> Query<'static, Postgres, PgArguments> {
+    sqlx::query(
+        "DELETE FROM entries WHERE idx IN (SELECT e.idx FROM entries e, tree t \
+           WHERE e.idx < least($1, t.minimum) AND e.serial IS NOT NULL ORDER BY e.idx LIMIT $2)",
+    )
+    .bind(minimum)
+    .bind(PRUNE_STEP)
 }
 
 /// Takes the task of growing the tree where nobody has it, or goes on having it: one row then.

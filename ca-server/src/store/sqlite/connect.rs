@@ -117,14 +117,7 @@ pub(super) async fn check_schema(readers: &SqlitePool) -> Result<(), StoreError>
     let found: Option<i64> = sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations")
         .fetch_one(readers)
         .await?;
-    match found {
-        Some(found) if found > newest() => Err(StoreError::NewerSchema {
-            found,
-            known: newest(),
-        }),
-        Some(_) => Ok(()),
-        None => Err(StoreError::Corrupt("the database has no schema".into())),
-    }
+    StoreError::of_schema(found, newest())
 }
 
 fn schema_error(error: MigrateError) -> StoreError {

@@ -10,7 +10,7 @@ use std::{
 use crate::store::StoreError;
 
 /// Nobody but the owner reads the log: it names workloads.
-const FILE_MODE: u32 = 0o600;
+pub(super) const FILE_MODE: u32 = 0o600;
 const DIRECTORY_MODE: u32 = 0o700;
 
 /// Makes the directory and an empty database file where they are missing. SQLite gives
@@ -117,7 +117,7 @@ fn parent(path: &Path) -> Option<&Path> {
         .filter(|parent| !parent.as_os_str().is_empty())
 }
 
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()

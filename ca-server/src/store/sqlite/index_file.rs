@@ -1,6 +1,6 @@
 //! The index's database file: made anew whenever it does not fit the log.
 
-use std::path::Path;
+use std::{ops::RangeInclusive, path::Path};
 
 use sqlx::{
     ConnectOptions, Connection, SqliteConnection, SqlitePool,
@@ -27,22 +27,22 @@ pub(super) struct IndexFile {
     pub(super) indexed: u64,
 }
 
-/// Opens the index of the log `log_id`, which has `size` entries. Drops and begins a
-/// new one where the file is missing, damaged, of another version or of another log.
+/// Opens the index of the log `log_id`, which has entries of these indexes. Drops and begins
+/// a new one where the file is missing, damaged, of another version or of another log.
 pub(super) async fn open(
     path: &Path,
     options: &SqliteOptions,
     log_id: &[u8],
-    size: u64,
+    entries: RangeInclusive<u64>,
 ) -> Result<IndexFile, StoreError> {
     match try_open(path, options, log_id).await {
-        Ok(Some(file)) if file.indexed <= size => return Ok(file),
+        Ok(Some(file)) if entries.contains(&file.indexed) => return Ok(file),
         Ok(Some(file)) => {
             tracing::warn!(
                 indexed = file.indexed,
-                size,
-                "the index covers more entries than the log has (was an older log restored?): \
-                 it is made anew"
+                ?entries,
+                "the index reaches to where the log has no entries (was an older log \
+                 restored?): it is made anew"
             );
             connect::close(file.connection, "index").await;
         }
@@ -52,7 +52,7 @@ pub(super) async fn open(
         }
     }
     files::remove_database(path)?;
-    create(path, options, log_id).await
+    create(path, options, log_id, *entries.start()).await
 }
 
 /// `None` when there is none, or one of another version or log.
@@ -88,13 +88,15 @@ async fn create(
     path: &Path,
     options: &SqliteOptions,
     log_id: &[u8],
+    indexed: u64,
 ) -> Result<IndexFile, StoreError> {
     files::prepare(path)?;
     let mut connection = connect(path, options).await?;
     let mut transaction = connection.begin().await?;
     sqlx::raw_sql(SCHEMA).execute(&mut *transaction).await?;
-    sqlx::query("INSERT INTO source (singleton, log_id, indexed) VALUES (0, ?, 0)")
+    sqlx::query("INSERT INTO source (singleton, log_id, indexed) VALUES (0, ?, ?)")
         .bind(log_id)
+        .bind(indexed.cast_signed())
         .execute(&mut *transaction)
         .await?;
     // Last, so that a file without it is an unfinished one.
@@ -104,7 +106,7 @@ async fn create(
     transaction.commit().await?;
     Ok(IndexFile {
         connection,
-        indexed: 0,
+        indexed,
     })
 }
 
@@ -121,19 +123,36 @@ async fn connect(path: &Path, options: &SqliteOptions) -> Result<SqliteConnectio
         .await?)
 }
 
-/// True when a reader may use this index for this log.
-pub(super) async fn belongs_to(index: &SqlitePool, log: &SqlitePool) -> bool {
-    let of: Result<Vec<u8>, _> = sqlx::query_scalar("SELECT log_id FROM source")
-        .fetch_one(index)
-        .await;
+/// Why a reader may not use this index for this log; `None` when it may.
+pub(super) async fn unfit(index: &SqlitePool, log: &SqlitePool) -> Option<Unfit> {
     let version: Result<i64, _> = sqlx::query_scalar("PRAGMA user_version")
         .fetch_one(index)
         .await;
-    let Ok(mut log) = log.acquire().await else {
-        return false;
-    };
-    let Ok(log_id) = super::log_id(&mut log).await else {
-        return false;
-    };
-    of.is_ok_and(|of| of == log_id) && version.is_ok_and(|version| version == VERSION)
+    match version {
+        Ok(VERSION) => {}
+        Ok(_) => return Some(Unfit::OtherVersion),
+        Err(error) => return Some(Unfit::Damaged(error.to_string())),
+    }
+    let of: Result<Vec<u8>, _> = sqlx::query_scalar("SELECT log_id FROM source")
+        .fetch_one(index)
+        .await;
+    let log_id: Result<Vec<u8>, _> = sqlx::query_scalar("SELECT log_id FROM meta")
+        .fetch_one(log)
+        .await;
+    match (of, log_id) {
+        (Ok(of), Ok(log_id)) if of == log_id => None,
+        (Ok(_), Ok(_)) => Some(Unfit::OtherLog),
+        (Err(error), _) | (_, Err(error)) => Some(Unfit::Damaged(error.to_string())),
+    }
+}
+
+/// Why an index can't be used.
+#[derive(Debug)]
+pub(super) enum Unfit {
+    /// Of an older or newer program: the next start of the server makes it anew.
+    OtherVersion,
+    /// Of another log.
+    OtherLog,
+    /// It can't be read.
+    Damaged(String),
 }

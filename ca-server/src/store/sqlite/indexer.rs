@@ -14,11 +14,12 @@ use super::{
     fresh::Fresh,
     index_file::IndexFile,
     insert::{Inserts, MAX_ROWS, OnFailure},
+    prune,
     subjects::Subjects,
 };
 use crate::store::{
     IndexRow, StoreError,
-    index::{Bounds, IndexerOrders, Rebuild, Run, SubjectIds},
+    index::{Bounds, IndexerOrders, Order, Run, SubjectIds},
     shared::Shared,
 };
 
@@ -38,7 +39,7 @@ pub(super) fn spawn(
     orders: IndexerOrders,
 ) {
     let IndexerOrders {
-        rebuilds,
+        orders,
         stop,
         stopped,
     } = orders;
@@ -53,7 +54,7 @@ pub(super) fn spawn(
         committed: shared.committed.subscribe(),
         shared: Arc::clone(shared),
         fresh,
-        rebuilds,
+        orders,
         ids: SubjectIds::default(),
         subjects: Subjects::new(),
         issued: Inserts::new(
@@ -82,7 +83,7 @@ struct Indexer {
     committed: watch::Receiver<u64>,
     shared: Arc<Shared>,
     fresh: Arc<Fresh<Vec<u8>>>,
-    rebuilds: mpsc::Receiver<Rebuild>,
+    orders: mpsc::Receiver<Order>,
     ids: SubjectIds,
     subjects: Subjects,
     issued: Inserts,
@@ -91,7 +92,7 @@ struct Indexer {
 
 enum Work {
     Run,
-    Rebuild(Rebuild),
+    Order(Order),
 }
 
 // === impl Indexer ===
@@ -114,8 +115,11 @@ impl Indexer {
             };
             let outcome = match work {
                 Work::Run => self.index_run().await,
-                Work::Rebuild(emptied) => self.empty().await.map(|()| {
+                Work::Order(Order::Rebuild(emptied)) => self.empty().await.map(|()| {
                     let _ = emptied.send(());
+                }),
+                Work::Order(Order::Prune(minimum, done)) => self.prune(minimum).await.map(|()| {
+                    let _ = done.send(());
                 }),
             };
             match outcome {
@@ -139,27 +143,42 @@ impl Indexer {
         self.next = *self.shared.indexed.borrow();
     }
 
-    /// Resolves when the log has entries that are not indexed, or a rebuild is asked for.
+    /// Resolves when the log has entries that are not indexed, or something is asked for.
     async fn wait_for_work(&mut self) -> Option<Work> {
         let next = self.next;
         tokio::select! {
             biased;
-            rebuild = self.rebuilds.recv() => rebuild.map(Work::Rebuild),
+            order = self.orders.recv() => order.map(Work::Order),
             some = self.committed.wait_for(|size| *size > next) => some.ok().map(|_| Work::Run),
         }
     }
 
     /// Takes everything out again.
     async fn empty(&mut self) -> Result<(), StoreError> {
+        let minimum = super::tree::minimum(&mut *self.log.acquire().await?).await?;
         let mut transaction = self.connection.begin().await?;
         sqlx::raw_sql(
-            "DELETE FROM issued; DELETE FROM keys; DELETE FROM epochs; \
-             DELETE FROM subjects; UPDATE source SET indexed = 0",
+            "DELETE FROM issued; DELETE FROM keys; DELETE FROM epochs; DELETE FROM subjects",
         )
         .execute(&mut *transaction)
         .await?;
+        sqlx::query("UPDATE source SET indexed = ?")
+            .bind(minimum.cast_signed())
+            .execute(&mut *transaction)
+            .await?;
         transaction.commit().await?;
-        self.shared.indexed.send_replace(0);
+        self.shared.indexed.send_replace(minimum);
+        self.begin_again();
+        Ok(())
+    }
+
+    /// Forgets what retention took away.
+    async fn prune(&mut self, minimum: u64) -> Result<(), StoreError> {
+        prune::prune(&mut self.connection, minimum).await?;
+        self.shared
+            .indexed
+            .send_modify(|indexed| *indexed = minimum.max(*indexed));
+        // Ids of subjects that are gone are given to nobody any more.
         self.begin_again();
         Ok(())
     }

@@ -5,6 +5,8 @@
 //! never hold up a commit, its pages are not in the log's WAL, and since the log can
 //! rebuild it, its own commits need no fsync.
 
+mod audit;
+mod backup;
 mod connect;
 pub(super) mod errors;
 mod files;
@@ -12,6 +14,7 @@ mod fresh;
 mod index_file;
 mod indexer;
 mod insert;
+mod prune;
 mod select;
 mod subjects;
 #[cfg(test)]
@@ -31,9 +34,12 @@ use sqlx::{SqliteConnection, sqlite::SqliteSynchronous};
 
 use self::{files::WriterLock, fresh::Fresh, select::Reader, writer::SqliteLog};
 use super::{
-    Announcement, BatchOptions, Growth, LogIndex, MAX_PAGE, NewEntry, Query, Store, StoreError,
-    StoreHealth, StoreStats, StoredEntry, TreeState, index::IndexerHandle, queue::Commands,
-    shared::Shared, writer::Writer,
+    Announcement, AuditedEntry, BatchOptions, Growth, IndexedEpoch, LogIndex, MAX_PAGE, NewEntry,
+    Query, Store, StoreError, StoreHealth, StoreStats, StoredEntry, TreeState,
+    index::IndexerHandle,
+    queue::Commands,
+    shared::Shared,
+    writer::{Writer, to_row},
 };
 
 /// Where the database is, and how the writer batches. The defaults suit.
@@ -113,7 +119,8 @@ impl SqliteStore {
         let shared = Arc::new(Shared::new(size));
         let log = connect::readers(&options.path, &options);
         let index_path = files::index_path(&options.path);
-        let index = index_file::open(&index_path, &options, &log_id, size).await?;
+        let minimum = tree::minimum(&mut connection).await?;
+        let index = index_file::open(&index_path, &options, &log_id, minimum..=size).await?;
         let index_readers = connect::readers(&index_path, &options);
 
         let (indexer, orders) = IndexerHandle::new();
@@ -135,7 +142,7 @@ impl SqliteStore {
 
         Ok(Self {
             shared,
-            reader: Reader::new(log, Some(index_readers)),
+            reader: Reader::new(log, Some(index_readers), None),
             writer: Some(WriterHandle {
                 commands,
                 indexer,
@@ -154,14 +161,17 @@ impl SqliteStore {
         let index = index_path
             .exists()
             .then(|| connect::readers(&index_path, &options));
-        let index = match index {
-            Some(index) if index_file::belongs_to(&index, &log).await => Some(index),
+        let (index, unused) = match index {
             // Without an index every query reads the log: slow, and just as complete.
-            _ => None,
+            None => (None, None),
+            Some(index) => match index_file::unfit(&index, &log).await {
+                None => (Some(index), None),
+                unused => (None, unused),
+            },
         };
         Ok(Self {
             shared: Arc::new(Shared::new(size)),
-            reader: Reader::new(log, index),
+            reader: Reader::new(log, index, unused),
             writer: None,
         })
     }
@@ -191,6 +201,18 @@ impl Store for SqliteStore {
 
     async fn read(&self, from: LogIndex, limit: usize) -> Result<Vec<StoredEntry>, StoreError> {
         self.reader.read(from.0, limit.min(MAX_PAGE)).await
+    }
+
+    async fn audit(&self, from: LogIndex, limit: usize) -> Result<Vec<AuditedEntry>, StoreError> {
+        self.reader.audit(from.0, limit.min(MAX_PAGE)).await
+    }
+
+    async fn indexed_epoch(&self, epoch: i64) -> Result<Option<IndexedEpoch>, StoreError> {
+        self.reader.indexed_epoch(epoch).await
+    }
+
+    async fn stray_index_row(&self) -> Result<Option<String>, StoreError> {
+        self.reader.stray_index_row().await
     }
 
     async fn size(&self) -> Result<u64, StoreError> {
@@ -242,6 +264,13 @@ impl Store for SqliteStore {
         self.writer()?.commands.integrate(growth).await
     }
 
+    async fn prune(&self, minimum: u64) -> Result<u64, StoreError> {
+        let writer = self.writer()?;
+        let gone = writer.commands.prune(minimum).await?;
+        writer.indexer.prune(minimum).await?;
+        Ok(gone)
+    }
+
     async fn lease(&self, holder: &str, time: Duration) -> Result<bool, StoreError> {
         self.writer()?.commands.lease(holder, time).await
     }
@@ -279,14 +308,14 @@ async fn size(connection: &mut SqliteConnection) -> Result<u64, StoreError> {
 /// entry, and the size that it had before.
 async fn checked_size(connection: &mut SqliteConnection) -> Result<u64, StoreError> {
     let size = size(&mut *connection).await?;
-    let first: Option<i64> = sqlx::query_scalar("SELECT min(idx) FROM entries")
+    let minimum = tree::minimum(&mut *connection).await?;
+    let first: Option<i64> = sqlx::query_scalar("SELECT min(idx) FROM entries WHERE idx >= ?")
+        .bind(to_row(minimum)?)
         .fetch_one(&mut *connection)
         .await?;
-    if let Some(first) = first
-        && first != 0
-    {
+    if let Some(first) = first.filter(|first| first.unsigned_abs() != minimum) {
         return Err(StoreError::Corrupt(format!(
-            "the log begins with entry {first}, not 0"
+            "the log begins with entry {first}, not {minimum}"
         )));
     }
     let known: i64 = sqlx::query_scalar("SELECT known_size FROM meta")

@@ -3,10 +3,10 @@
 use async_trait::async_trait;
 use sqlx::{QueryBuilder, Sqlite, SqliteConnection, SqlitePool};
 
-use super::entries;
+use super::{entries, index_file::Unfit};
 use crate::store::{
     Filter, Query, StoreError, StoredEntry,
-    index::{self, Condition, Index, Value, on_bounds, on_subjects, on_validity},
+    index::{self, Condition, Extent, Index, Value, on_bounds, on_subjects, on_validity},
 };
 
 #[derive(Debug)]
@@ -14,13 +14,23 @@ pub(super) struct Reader {
     log: SqlitePool,
     /// `None` beside a log that has no index: then every question reads the log.
     index: Option<SqlitePool>,
+    /// Why the index that is there is not used.
+    unused: Option<Unfit>,
 }
 
 // === impl Reader ===
 
 impl Reader {
-    pub(super) fn new(log: SqlitePool, index: Option<SqlitePool>) -> Self {
-        Self { log, index }
+    pub(super) fn new(log: SqlitePool, index: Option<SqlitePool>, unused: Option<Unfit>) -> Self {
+        Self { log, index, unused }
+    }
+
+    pub(super) fn index(&self) -> Option<&SqlitePool> {
+        self.index.as_ref()
+    }
+
+    pub(super) fn unused(&self) -> Option<&Unfit> {
+        self.unused.as_ref()
     }
 
     pub(super) async fn close_index(&self) {
@@ -69,6 +79,7 @@ impl Reader {
             return Ok(query.alone(self.by_serial(serial).await?));
         }
         let size = self.size().await?;
+        let minimum = super::tree::minimum(&mut *self.log.acquire().await?).await?;
         // One snapshot of the index for its reach and its rows: a rebuild may empty it.
         let mut index = match &self.index {
             Some(index) => Some(index.begin().await?),
@@ -82,11 +93,16 @@ impl Reader {
             log: &self.log,
             index: index.as_deref_mut(),
         };
-        index::list(query, size, reach, &mut files).await
+        let extent = Extent {
+            size,
+            minimum,
+            indexed: reach,
+        };
+        index::list(query, extent, &mut files).await
     }
 }
 
-async fn indexed(index: &mut SqliteConnection) -> Result<u64, StoreError> {
+pub(super) async fn indexed(index: &mut SqliteConnection) -> Result<u64, StoreError> {
     let indexed: i64 = sqlx::query_scalar("SELECT indexed FROM source")
         .fetch_one(index)
         .await?;
@@ -103,8 +119,21 @@ struct Files<'a> {
 
 #[async_trait]
 impl Index for Files<'_> {
-    async fn entries(&mut self, from: u64, limit: usize) -> Result<Vec<StoredEntry>, StoreError> {
-        entries(&mut *self.log.acquire().await?, from, limit).await
+    async fn below(
+        &mut self,
+        before: u64,
+        floor: u64,
+        limit: usize,
+    ) -> Result<Vec<StoredEntry>, StoreError> {
+        let rows: Vec<(i64, Vec<u8>)> = sqlx::query_as(
+            "SELECT idx, bytes FROM entries WHERE idx >= ? AND idx < ? ORDER BY idx DESC LIMIT ?",
+        )
+        .bind(i64::try_from(floor).unwrap_or(i64::MAX))
+        .bind(i64::try_from(before).unwrap_or(i64::MAX))
+        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+        .fetch_all(self.log)
+        .await?;
+        Ok(rows.into_iter().map(StoredEntry::from).collect())
     }
 
     async fn load(&mut self, indexes: &[u64]) -> Result<Vec<StoredEntry>, StoreError> {

@@ -6,18 +6,55 @@ use sqlx::{Connection as _, SqliteConnection, SqlitePool};
 use crate::store::{
     Growth, StoreError, TreeState,
     tree::{cut, tile_id},
+    writer::PRUNE_STEP,
 };
 
 pub(super) async fn state(log: &SqlitePool) -> Result<TreeState, StoreError> {
-    let (size, checkpoint): (i64, Option<Vec<u8>>) =
-        sqlx::query_as("SELECT size, checkpoint FROM tree")
+    let (size, minimum, checkpoint): (i64, i64, Option<Vec<u8>>) =
+        sqlx::query_as("SELECT size, minimum, checkpoint FROM tree")
             .fetch_one(log)
             .await?;
     Ok(TreeState {
         size: size.unsigned_abs(),
+        minimum: minimum.unsigned_abs(),
         // What is damaged is no checkpoint any more; whoever opens it says so.
         checkpoint: checkpoint.map(|note| String::from_utf8_lossy(&note).into_owned()),
     })
+}
+
+/// See [`TreeState::minimum`].
+pub(super) async fn minimum(connection: &mut SqliteConnection) -> Result<u64, StoreError> {
+    let minimum: i64 = sqlx::query_scalar("SELECT minimum FROM tree")
+        .fetch_one(connection)
+        .await?;
+    Ok(minimum.unsigned_abs())
+}
+
+/// One step of retention; `None` where the tree can't have this minimum index.
+pub(super) async fn prune(
+    connection: &mut SqliteConnection,
+    minimum: u64,
+) -> Result<Option<u64>, sqlx::Error> {
+    let minimum = minimum.cast_signed();
+    sqlx::query("UPDATE tree SET minimum = ?1 WHERE minimum < ?1 AND size >= ?1 AND ?1 % 256 = 0")
+        .bind(minimum)
+        .execute(&mut *connection)
+        .await?;
+    let reached: i64 = sqlx::query_scalar("SELECT minimum FROM tree")
+        .fetch_one(&mut *connection)
+        .await?;
+    if reached < minimum {
+        return Ok(None);
+    }
+    let gone = sqlx::query(
+        "DELETE FROM entries WHERE idx IN (SELECT idx FROM entries \
+           WHERE idx < ? AND serial IS NOT NULL ORDER BY idx LIMIT ?)",
+    )
+    .bind(minimum)
+    .bind(PRUNE_STEP)
+    .execute(connection)
+    .await?;
+    Ok(Some(gone.rows_affected()))
 }
 
 /// The contents, in the order of the tiles.

@@ -21,7 +21,7 @@ use crate::store::{
     Growth, StoreError,
     queue::Append,
     shared::Shared,
-    writer::{Failure, Log, to_row},
+    writer::{Failure, Log, no_minimum, to_row},
 };
 
 pub(super) struct SqliteLog {
@@ -171,6 +171,15 @@ impl Log for SqliteLog {
         match tree::integrate(connection, growth).await {
             Ok(true) => Ok(()),
             Ok(false) => Err(StoreError::TreeMoved { from: growth.from }),
+            Err(error) => Err(self.distrust(error).await),
+        }
+    }
+
+    async fn prune(&mut self, minimum: u64) -> Result<u64, StoreError> {
+        self.restored().await?;
+        let connection = self.connection.as_mut().ok_or(StoreError::Closed)?;
+        match tree::prune(connection, minimum).await {
+            Ok(gone) => gone.ok_or_else(|| no_minimum(minimum)),
             Err(error) => Err(self.distrust(error).await),
         }
     }

@@ -67,7 +67,7 @@ impl Fleet {
         let issued = Issued {
             certificate,
             serial: serial.clone(),
-            spiffe_id: self.spiffe_id(n),
+            spiffe_id: Self::spiffe_id(n),
             issuer_key_id: self.issuer_key_id.clone(),
             spki_sha256: spki_sha256.to_vec(),
             not_before,
@@ -116,7 +116,7 @@ impl Fleet {
     }
 
     /// Whose the certificate number `n` is.
-    pub(super) fn spiffe_id(&self, n: u64) -> String {
+    pub(super) fn spiffe_id(n: u64) -> String {
         let pod = Pod::of(n);
         format!(
             "spiffe://{TRUST_DOMAIN}/ns/{}/sa/{}",
@@ -207,7 +207,7 @@ mod tests {
             let row = IndexRow::of(&entry.bytes).certificate.unwrap();
             assert_eq!(entry.serial.as_deref(), Some(&row.serial[..]));
             assert_eq!(row.serial, fleet.serial(n));
-            assert_eq!(row.subject.spiffe_id, fleet.spiffe_id(n));
+            assert_eq!(row.subject.spiffe_id, Fleet::spiffe_id(n));
             assert!(serials.last().is_none_or(|last| *last < row.serial));
             serials.push(row.serial);
         }

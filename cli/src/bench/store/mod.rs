@@ -10,10 +10,11 @@ mod queries;
 mod report;
 
 use std::path::{Path as FilePath, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use citadel_ca_server::log::verify;
-use citadel_ca_server::store::{LogIndex, SqliteStore, Store as _, StoreError};
+use citadel_ca_server::store::{LogIndex, SqliteStore, Store, StoreError};
 use citadel_ledger::VerifierKey;
 use citadel_proto::log::{Entry, Issued, entry::Kind};
 use nix::sys::statvfs::statvfs;
@@ -207,9 +208,11 @@ impl Scene {
             .trim()
             .parse()
             .map_err(|error| Failure::check(format!("log.pub: {error}")))?;
-        let store = SqliteStore::open_read_only(self.database())
-            .await
-            .map_err(|error| stored(&error))?;
+        let store: Arc<dyn Store> = Arc::new(
+            SqliteStore::open_read_only(self.database())
+                .await
+                .map_err(|error| stored(&error))?,
+        );
         let size = store.size().await.map_err(|error| stored(&error))?;
         let progress = Progress::new("verifying", size);
         let begun = Instant::now();

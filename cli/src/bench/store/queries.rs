@@ -34,7 +34,7 @@ pub(super) async fn warm(path: &Path, fleet: &Fleet, issued: u64) -> Result<Time
     let mut serial = Vec::new();
     for round in 0..WARM_UP + WARM {
         let times = (
-            by_identity(&store, fleet, issued).await?,
+            by_identity(&store, issued).await?,
             by_serial(&store, fleet, issued).await?,
         );
         if round >= WARM_UP {
@@ -52,7 +52,7 @@ pub(super) async fn cold(path: &Path, fleet: &Fleet, issued: u64) -> Result<Time
     let mut serial = Vec::new();
     for _ in 0..COLD {
         let store = opened_cold(path).await?;
-        identity.push(by_identity(&store, fleet, issued).await?);
+        identity.push(by_identity(&store, issued).await?);
         store.close().await;
         let store = opened_cold(path).await?;
         serial.push(by_serial(&store, fleet, issued).await?);
@@ -76,8 +76,8 @@ async fn open(path: &Path) -> Result<SqliteStore, Failure> {
 }
 
 /// Whose an identity's newest certificates are; microseconds.
-async fn by_identity(store: &SqliteStore, fleet: &Fleet, issued: u64) -> Result<u32, Failure> {
-    let spiffe_id = fleet.spiffe_id(any(issued));
+async fn by_identity(store: &SqliteStore, issued: u64) -> Result<u32, Failure> {
+    let spiffe_id = Fleet::spiffe_id(any(issued));
     let filter = Filter {
         spiffe_id: Some(spiffe_id.clone()),
         ..Filter::default()
