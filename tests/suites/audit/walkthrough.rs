@@ -44,10 +44,18 @@ impl<'a> Auditor<'a> {
             let at = OffsetDateTime::now_utc() + offset;
             at.replace_nanosecond(0).unwrap().format(&Rfc3339).unwrap()
         };
+        let place = |name: &str| dir.join(name).display().to_string();
+        std::fs::create_dir(dir.join("restored")).unwrap();
         let here = vec![
             ("2026-11-26T14:00:00Z", at(-time::Duration::HOUR)),
             ("2026-11-26T15:00:00Z", at(time::Duration::HOUR)),
-            ("citadel-ca:8443", format!("citadel-ca:{}", public.port())),
+            (
+                "https://citadel-ca:8443",
+                format!("https://citadel-ca:{}", public.port()),
+            ),
+            ("citadel-ca:8443", public.to_string()),
+            ("/backup/2026-11-26", place("backup")),
+            ("/var/lib/citadel", place("restored")),
         ];
         Self { scene, dir, here }
     }
@@ -154,7 +162,7 @@ async fn every_command_of_the_document_does_what_it_says() {
             .push((there, here.as_str().unwrap().to_owned()));
     }
     for command in &commands {
-        let output = if command.ends_with(" -f") {
+        let output = if command.ends_with(" -f") || command.contains(" watch ") {
             auditor.begins(command).await
         } else {
             auditor.runs(command).await
@@ -169,5 +177,12 @@ async fn every_command_of_the_document_does_what_it_says() {
     assert!(kept.starts_with("example.org/citadel/"), "{kept}");
     let lines = std::fs::read_to_string(auditor.dir.join("entries.jsonl")).unwrap();
     assert_eq!(lines.matches(&web.spiffe_id()).count(), 3);
-    assert!(auditor.dir.join("folder/checkpoint").exists());
+    for made in [
+        "folder/checkpoint",
+        "entries.csv",
+        "backup/citadel.db",
+        "restored/citadel.db",
+    ] {
+        assert!(auditor.dir.join(made).exists(), "{made}");
+    }
 }
