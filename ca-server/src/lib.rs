@@ -18,6 +18,7 @@ pub mod log;
 pub mod metrics;
 mod monitor;
 mod public;
+mod published;
 mod server;
 mod serving;
 mod settings;

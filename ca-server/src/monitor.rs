@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use citadel_identity::bundle::{Bundle, BundleSet};
+use citadel_identity::bundle::BundleSet;
 use citadel_runtime::{
     ShutdownSignal,
     admin::{PartHandle, Readiness},
@@ -14,7 +14,9 @@ use tokio::sync::watch;
 use crate::{
     admission::Admission,
     clusters::{ClusterHandle, Clusters, Mode, SharedKey},
+    log::Log,
     metrics::Metrics,
+    published,
     store::{Store, StoreHealth},
 };
 
@@ -22,9 +24,6 @@ use crate::{
 const INTERVAL: Duration = Duration::from_secs(1);
 /// The same while a part is not ready: who waits for this server is told soon.
 const SOON: Duration = Duration::from_millis(100);
-/// Between two writes of the bundle when it did not change: for so long somebody else's edit
-/// stands. The API server stores nothing where nothing differs.
-const BUNDLE_INTERVAL: Duration = Duration::from_secs(30);
 /// How long a start waits for the first keys; without them it goes on, not ready.
 const FIRST_KEYS: Duration = Duration::from_secs(5);
 
@@ -40,6 +39,7 @@ pub(crate) struct Monitor {
     pub(crate) bundles: watch::Receiver<Arc<BundleSet>>,
     /// Keeps the channel open: the bundle changes with rotation.
     pub(crate) _bundle_sender: watch::Sender<Arc<BundleSet>>,
+    pub(crate) log: Arc<Log>,
     pub(crate) shutdown: ShutdownSignal,
 }
 
@@ -48,7 +48,7 @@ pub(crate) async fn run(monitor: Monitor) {
     tokio::join!(
         monitor.watch_parts(),
         monitor.refresh_keys(),
-        monitor.publish_bundle()
+        monitor.publish()
     );
 }
 
@@ -146,29 +146,17 @@ impl Monitor {
         .await;
     }
 
-    async fn publish_bundle(&self) {
-        let Some((namespace, name)) = &self.bundle_configmap else {
+    async fn publish(&self) {
+        let Some(configmap) = &self.bundle_configmap else {
             return;
         };
-        let mut bundles = self.bundles.clone();
-        loop {
-            let pem: String = bundles
-                .borrow_and_update()
-                .iter()
-                .map(Bundle::to_pem)
-                .collect();
-            let mut wait = BUNDLE_INTERVAL;
-            for cluster in self.clusters.iter() {
-                if let Err(error) = cluster.api().write_bundle(namespace, name, &pem).await {
-                    wait = Duration::from_secs(10);
-                    tracing::warn!(cluster = cluster.name(), %error, "trust bundle not written");
-                }
-            }
-            tokio::select! {
-                () = self.shutdown.wait() => return,
-                () = tokio::time::sleep(wait) => {}
-                changed = bundles.changed() => if changed.is_err() { return },
-            }
-        }
+        published::run(
+            &self.clusters,
+            configmap,
+            self.bundles.clone(),
+            &self.log,
+            &self.shutdown,
+        )
+        .await;
     }
 }

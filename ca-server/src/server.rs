@@ -49,7 +49,7 @@ use crate::{
     metrics::Metrics,
     monitor,
     public::{self, Public},
-    serving, settings,
+    published, serving, settings,
     store::{PostgresOptions, PostgresStore, SqliteOptions, SqliteStore, Store, StoreError},
 };
 
@@ -173,9 +173,6 @@ pub async fn build(config: Config, parts: Parts) -> Result<Bound, StartError> {
         parts.rollback,
     )
     .await?;
-    store
-        .append(vec![log::server_started(&config.digest)])
-        .await?;
 
     let readiness = Readiness::new();
     let mut registry = Registry::default();
@@ -190,16 +187,19 @@ pub async fn build(config: Config, parts: Parts) -> Result<Bound, StartError> {
         None => connect_clusters(&config, &shutdown).await?,
     };
     let clusters = Arc::new(clusters);
+    let configmap = settings::bundle_configmap(&config);
+    if let Some(configmap) = &configmap {
+        published::check(&clusters, configmap, &log, parts.rollback).await?;
+    }
     let policy = Arc::new(Policy::new(settings::policy(&config), clusters.clone()));
     let in_force = log::InForce {
         issuer_key_id: keys.issuer.subject_key_id(),
         issuer_certificate: keys.issuer.certificate(),
         policy_revision: policy.options().revision,
     };
-    let changes = log::changes(store.as_ref(), in_force).await?;
-    if !changes.is_empty() {
-        store.append(changes).await?;
-    }
+    let mut starting = vec![log::server_started(&config.digest)];
+    starting.extend(log::changes(store.as_ref(), in_force).await?);
+    store.append(starting).await?;
 
     let trust_domain = config.trust_domain.clone();
     let set = BundleSet::from(keys.bundle.clone());
@@ -260,9 +260,10 @@ pub async fn build(config: Config, parts: Parts) -> Result<Bound, StartError> {
         admission: admission.clone(),
         metrics: metrics.clone(),
         readiness: readiness.clone(),
-        bundle_configmap: settings::bundle_configmap(&config),
+        bundle_configmap: configmap,
         bundles: bundles.clone(),
         _bundle_sender: bundle_sender,
+        log: log.clone(),
         shutdown: shutdown.signal(),
     }));
     monitor::first_keys(&clusters).await;

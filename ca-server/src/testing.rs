@@ -13,7 +13,9 @@ use std::{
 
 use async_trait::async_trait;
 use citadel_identity::template::IdTemplate;
-use citadel_kubernetes::{AccountRecord, ApiError, ClusterApi, NodeRecord, PodRecord, Review};
+use citadel_kubernetes::{
+    AccountRecord, ApiError, ClusterApi, NodeRecord, PodRecord, Published, Review,
+};
 
 use crate::authz::PolicyOptions;
 
@@ -93,7 +95,7 @@ impl ClusterApi for FakeApi {
     async fn probe(&self) -> Result<(), ApiError> {
         Ok(())
     }
-    async fn write_bundle(&self, _: &str, _: &str, _: &str) -> Result<(), ApiError> {
+    async fn publish(&self, _: &str, _: &str, _: &Published) -> Result<(), ApiError> {
         Ok(())
     }
 }

@@ -47,13 +47,31 @@ pub trait ClusterApi: Send + Sync {
         None
     }
 
-    /// Makes `root-cert.pem` in a `ConfigMap` hold `pem`, creating the `ConfigMap` where needed.
-    async fn write_bundle(
+    /// Makes a `ConfigMap` hold what the CA publishes, creating it where needed.
+    async fn publish(
         &self,
         namespace: &str,
         configmap: &str,
-        pem: &str,
+        published: &Published,
     ) -> Result<(), ApiError>;
+
+    /// The log's checkpoint in that `ConfigMap`; `None` where there is none, or no `ConfigMap`.
+    async fn published_checkpoint(
+        &self,
+        _namespace: &str,
+        _configmap: &str,
+    ) -> Result<Option<String>, ApiError> {
+        Ok(None)
+    }
+}
+
+/// What the CA publishes in a `ConfigMap`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Published {
+    /// The trust bundle, PEM: `root-cert.pem`.
+    pub bundle: String,
+    /// The newest checkpoint of the log, where there is one: `log.checkpoint`.
+    pub checkpoint: Option<String>,
 }
 
 /// Why a request to the API server brought no answer to the question. None of these says anything

@@ -1,5 +1,6 @@
 //! One cluster's API server: the client, its requests, and the watches that feed an inventory.
 
+use std::collections::HashMap;
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 use tokio::sync::watch;
 
-use crate::api::{ApiError, ClusterApi};
+use crate::api::{ApiError, ClusterApi, Published};
 use crate::inventory::Inventory;
 use crate::names::is_object_name;
 use crate::records::{AccountRecord, NodeRecord, PodRecord};
@@ -24,6 +25,10 @@ use crate::watch::Watches;
 const MAX_OBJECT: usize = 8 << 20;
 /// Largest key set, in bytes.
 const MAX_JWKS: usize = 1 << 20;
+/// What of the `ConfigMap` is the CA's: where agents find the trust bundle, and the log's
+/// newest checkpoint.
+const BUNDLE_KEY: &str = "root-cert.pem";
+const CHECKPOINT_KEY: &str = "log.checkpoint";
 /// Under this name the API server keeps who owns which field of the `ConfigMap`.
 const FIELD_MANAGER: &str = "citadel-ca";
 
@@ -330,11 +335,11 @@ impl ClusterApi for Cluster {
         self.transport.clock_skew()
     }
 
-    async fn write_bundle(
+    async fn publish(
         &self,
         namespace: &str,
         configmap: &str,
-        pem: &str,
+        published: &Published,
     ) -> Result<(), ApiError> {
         if !is_object_name(namespace) || !is_object_name(configmap) {
             return Err(ApiError::Malformed(format!(
@@ -345,11 +350,16 @@ impl ClusterApi for Cluster {
             "/api/v1/namespaces/{namespace}/configmaps/{configmap}\
              ?fieldManager={FIELD_MANAGER}&force=true"
         );
+        let mut data = serde_json::Map::new();
+        data.insert(BUNDLE_KEY.to_owned(), published.bundle.as_str().into());
+        if let Some(checkpoint) = &published.checkpoint {
+            data.insert(CHECKPOINT_KEY.to_owned(), checkpoint.as_str().into());
+        }
         let wanted = json!({
             "apiVersion": "v1",
             "kind": "ConfigMap",
             "metadata": {"namespace": namespace, "name": configmap},
-            "data": {"root-cert.pem": pem},
+            "data": data,
         });
         // Server-side apply: creates it where needed, and leaves what others put there. Its media
         // type is YAML's, of which JSON is a part.
@@ -362,6 +372,21 @@ impl ClusterApi for Cluster {
         )
         .await?;
         Ok(())
+    }
+
+    async fn published_checkpoint(
+        &self,
+        namespace: &str,
+        configmap: &str,
+    ) -> Result<Option<String>, ApiError> {
+        #[derive(serde::Deserialize)]
+        struct ConfigMap {
+            #[serde(default)]
+            data: HashMap<String, String>,
+        }
+        let path = format!("/api/v1/namespaces/{namespace}/configmaps/{configmap}");
+        let found: Option<ConfigMap> = self.object(&path, &[namespace, configmap]).await?;
+        Ok(found.and_then(|mut map| map.data.remove(CHECKPOINT_KEY)))
     }
 }
 

@@ -28,7 +28,7 @@ mod testing;
 mod transport;
 mod watch;
 
-pub use api::{ApiError, ClusterApi};
+pub use api::{ApiError, ClusterApi, Published};
 pub use cluster::{Cluster, ClusterConfig, ConnectError};
 pub use inventory::{Event, Inventory, Kind, Lookup, Remember};
 pub use jwks::{JwksPolicy, JwksSnapshot, JwksSource, RefetchOutcome};

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use async_trait::async_trait;
 use tokio::sync::watch;
 
-use crate::api::{ApiError, ClusterApi};
+use crate::api::{ApiError, ClusterApi, Published};
 use crate::records::{AccountRecord, Labels, NodeRecord, Phase, PodRecord};
 use crate::review::Review;
 
@@ -175,7 +175,7 @@ impl ClusterApi for FakeApi {
         self.answer(|_| Ok(())).await
     }
 
-    async fn write_bundle(&self, _: &str, _: &str, _: &str) -> Result<(), ApiError> {
+    async fn publish(&self, _: &str, _: &str, _: &Published) -> Result<(), ApiError> {
         self.answer(|_| Ok(())).await
     }
 }

@@ -12,8 +12,8 @@ use async_trait::async_trait;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use citadel_identity::bundle::BundleSet;
 use citadel_kubernetes::{
-    AccountRecord, ApiError, ClusterApi, Inventory, NodeRecord, Phase, PodRecord, RefetchOutcome,
-    Review, records::Labels,
+    AccountRecord, ApiError, ClusterApi, Inventory, NodeRecord, Phase, PodRecord, Published,
+    RefetchOutcome, Review, records::Labels,
 };
 use jsonwebtoken::{Algorithm, EncodingKey};
 use serde_json::{Value, json};
@@ -75,7 +75,7 @@ impl ClusterApi for Keys {
     async fn probe(&self) -> Result<(), ApiError> {
         absent()
     }
-    async fn write_bundle(&self, _: &str, _: &str, _: &str) -> Result<(), ApiError> {
+    async fn publish(&self, _: &str, _: &str, _: &Published) -> Result<(), ApiError> {
         absent()
     }
 }

@@ -67,7 +67,32 @@ impl Log {
             }
             return Ok(());
         };
-        match self.check(tree, &guard, size).await {
+        self.judge(tree, &guard, rollback).await
+    }
+
+    /// Holds the store against a checkpoint of it that was kept elsewhere.
+    ///
+    /// # Errors
+    /// [`LogError::RolledBack`], [`LogError::OtherHistory`]; [`LogError::Checkpoint`] where it
+    /// is none of this log's.
+    pub async fn hold_against(&self, note: String, rollback: Rollback) -> Result<(), LogError> {
+        let seen = self.open_checkpoint(note)?;
+        let tree = match self.builder.lock().await.clone() {
+            Some(tree) => tree,
+            None => self.resumed().await?.0,
+        };
+        self.judge(&tree, &seen, rollback).await
+    }
+
+    /// Refuses a store that is behind this checkpoint, or accepts it and records that.
+    async fn judge(
+        &self,
+        tree: &Builder,
+        guard: &Signed,
+        rollback: Rollback,
+    ) -> Result<(), LogError> {
+        let size = self.store.size().await?;
+        match self.check(tree, guard, size).await {
             Err(error @ (LogError::RolledBack { .. } | LogError::OtherHistory { .. }))
                 if rollback == Rollback::Accept =>
             {

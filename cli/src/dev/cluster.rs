@@ -11,7 +11,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use citadel_identity::key::WorkloadKey;
 use citadel_kubernetes::review::Review;
 use citadel_kubernetes::{
-    AccountRecord, ApiError, ClusterApi, Event, Inventory, NodeRecord, Phase, PodRecord,
+    AccountRecord, ApiError, ClusterApi, Event, Inventory, NodeRecord, Phase, PodRecord, Published,
 };
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::{Value, json};
@@ -192,7 +192,7 @@ impl ClusterApi for DevCluster {
         Ok(())
     }
 
-    async fn write_bundle(&self, _: &str, _: &str, _: &str) -> Result<(), ApiError> {
+    async fn publish(&self, _: &str, _: &str, _: &Published) -> Result<(), ApiError> {
         Err(ApiError::Denied {
             status: 404,
             hint: "`citadel dev` has no ConfigMaps".into(),

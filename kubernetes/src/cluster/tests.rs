@@ -131,7 +131,12 @@ async fn names_that_no_object_has_reach_no_path() {
         assert_eq!(cluster.get_pod("shop", name).await, Ok(None));
         assert_eq!(cluster.get_account(name, "web").await, Ok(None));
         assert_eq!(cluster.get_node(name).await, Ok(None));
-        assert!(cluster.write_bundle("ns", name, "").await.is_err());
+        assert!(
+            cluster
+                .publish("ns", name, &Published::default())
+                .await
+                .is_err()
+        );
     }
     assert_eq!(*asked.lock().unwrap(), Vec::<String>::new());
 }
@@ -222,9 +227,13 @@ async fn the_bundle_is_applied_to_its_configmap() {
         }
     }))
     .await;
+    let published = Published {
+        bundle: "PEM".into(),
+        checkpoint: Some("signed".into()),
+    };
     connect(address)
         .await
-        .write_bundle("citadel-system", "citadel-bundle", "PEM")
+        .publish("citadel-system", "citadel-bundle", &published)
         .await
         .unwrap();
     let (parts, body) = asked.lock().unwrap().take().unwrap();
@@ -242,7 +251,10 @@ async fn the_bundle_is_applied_to_its_configmap() {
         "Bearer own-credential-of-the-ca"
     );
     let body: Value = serde_json::from_slice(&body).unwrap();
-    assert_eq!(body["data"], json!({"root-cert.pem": "PEM"}));
+    assert_eq!(
+        body["data"],
+        json!({"root-cert.pem": "PEM", "log.checkpoint": "signed"})
+    );
     assert_eq!(
         (&body["kind"], &body["metadata"]["name"]),
         (&json!("ConfigMap"), &json!("citadel-bundle"))

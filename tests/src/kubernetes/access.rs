@@ -68,7 +68,7 @@ impl ApiServer {
         ]);
         let at_home = json!([
             // Server-side apply: a patch, that creates it where needed.
-            { "apiGroups": [""], "resources": ["configmaps"], "resourceNames": [BUNDLE], "verbs": ["create", "patch"] },
+            { "apiGroups": [""], "resources": ["configmaps"], "resourceNames": [BUNDLE], "verbs": ["create", "get", "patch"] },
         ]);
         let home = format!("{rbac}/namespaces/{namespace}");
         for (path, object) in [

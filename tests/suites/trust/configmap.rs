@@ -1,13 +1,17 @@
 //! First trust in Kubernetes: the CA writes its bundle to a `ConfigMap`, which agents mount.
 
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
-use citadel_tests::citadel::{AgentBuilder, CaBuilder};
+use citadel_tests::citadel::{AgentBuilder, CaBuilder, citadel_ca};
 use citadel_tests::client::Admin;
 use citadel_tests::kubernetes::ApiServer;
 use citadel_tests::wait;
 use http::Method;
 use serde_json::{Value, json};
+
+use crate::support::Scene;
 
 const MAP: &str = "/api/v1/namespaces/citadel-system/configmaps/citadel-bundle";
 const KEY: &str = "root-cert.pem";
@@ -70,6 +74,64 @@ async fn a_ca_that_may_not_write_the_configmap_says_so() {
         .await;
     assert!(line.contains("403"), "{line}");
     assert!(ca.is_ready().await);
+}
+
+/// The whole disk of the CA is an older one, guard file and all: the ConfigMap knows.
+#[tokio::test]
+async fn a_ca_whose_disk_went_back_is_refused_by_what_the_configmap_holds() {
+    let api = ApiServer::start().await;
+    let map = json!({ "namespace": "citadel-system", "name": "citadel-bundle" });
+    let mut scene = Scene::on(&api, |ca| ca.set("bundle_configmap", map)).await;
+    let web = scene.workload("went-back").await;
+    scene.identity_of(&web).await;
+    assert!(scene.ca.terminate().await.success());
+    let data = scene.ca.data_dir();
+    let copy = scene.ca.dir().join("older");
+    copied(&data, &copy);
+
+    scene.ca.start_again().await;
+    for _ in 0..3 {
+        scene.identity_of(&web).await;
+    }
+    assert!(scene.ca.terminate().await.success());
+    // A start writes it: all that the last stop signed.
+    scene.ca.start_again().await;
+    let signed = std::fs::read_to_string(data.join("log.checkpoint")).unwrap();
+    let size = |note: &str| note.lines().nth(1).unwrap().parse::<u64>().unwrap();
+    let kept = wait::until("the checkpoint is kept", RESTORED, async || {
+        let map = api.request(Method::GET, MAP, None).await.ok()?;
+        let note = map["data"]["log.checkpoint"].as_str()?.to_owned();
+        (size(&note) >= size(&signed)).then_some(note)
+    })
+    .await;
+    assert!(scene.ca.terminate().await.success());
+    std::fs::remove_dir_all(&data).unwrap();
+    copied(&copy, &data);
+    let older = std::fs::read_to_string(data.join("log.checkpoint")).unwrap();
+    assert!(size(&older) < size(&kept));
+
+    let config = scene.ca.config();
+    let config = config.to_str().unwrap();
+    let refused = citadel_ca(scene.ca.dir(), ["--config", config], WRITTEN).await;
+    assert_eq!(refused.code, Some(1), "{}", refused.errors);
+    for words in ["went back in time", "the ConfigMap has a checkpoint"] {
+        assert!(refused.errors.contains(words), "{}", refused.errors);
+    }
+    let accepts = async || {
+        let args = ["--config", config, "--accept-rollback"];
+        citadel_ca(scene.ca.dir(), args, RESTORED).await
+    };
+    tokio::select! {
+        ended = accepts() => panic!("{}", ended.errors),
+        () = wait::until("it goes on", WRITTEN, async || {
+            scene.ca.is_ready().await.then_some(())
+        }) => {}
+    }
+}
+
+fn copied(from: &Path, to: &Path) {
+    let status = Command::new("cp").arg("-a").args([from, to]).status();
+    assert!(status.unwrap().success());
 }
 
 async fn edited(api: &ApiServer, method: Method, body: Option<&Value>) {
