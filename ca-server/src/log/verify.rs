@@ -200,7 +200,7 @@ async fn verify_as_of(
             }
         }
         for audited in &step {
-            none(index.add(audited, store.as_ref()).await?)?;
+            none(index.add(audited, store).await?)?;
         }
         progress(tree.size());
     }

@@ -2,6 +2,7 @@
 //! a folder where the next run goes on.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use citadel_ca_server::log::{Verified, Witness, verify};
@@ -142,15 +143,15 @@ impl Kept {
 
     /// Verifies the whole log: each entry, each tile, and each checkpoint that was kept.
     pub(super) async fn verify(&self, key: &VerifierKey) -> (Verified, usize) {
-        let store: Box<dyn Store> = match &self.postgres {
+        let store: Arc<dyn Store> = match &self.postgres {
             None => {
                 let path = self.dir.join("ca/citadel.db");
-                Box::new(SqliteStore::open_read_only(path).await.expect("the store"))
+                Arc::new(SqliteStore::open_read_only(path).await.expect("the store"))
             }
             Some(postgres) => {
                 let mut options = PostgresOptions::from_url(&postgres.url()).expect("a URL");
                 options.password_file = Some(postgres.password_file());
-                Box::new(PostgresStore::open(options).await.expect("the store"))
+                Arc::new(PostgresStore::open(options).await.expect("the store"))
             }
         };
         let files = std::fs::read_dir(self.dir.join("checkpoints")).expect("the folder");
@@ -163,7 +164,7 @@ impl Kept {
                 }
             })
             .collect();
-        let verified = verify(&*store, key, &witnesses, |_| {})
+        let verified = verify(&store, key, &witnesses, |_| {})
             .await
             .unwrap_or_else(|broken| panic!("{broken}"));
         store.close().await;

@@ -1,9 +1,10 @@
 //! Three CAs on one database, and what they have to show at the end.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use citadel_ca_server::log::{Witness, verify};
-use citadel_ca_server::store::{PostgresOptions, PostgresStore, Store as _};
+use citadel_ca_server::store::{PostgresOptions, PostgresStore, Store};
 use citadel_ledger::VerifierKey;
 use citadel_tests::citadel::{Ca, CaBuilder};
 use citadel_tests::client::Admin;
@@ -156,6 +157,7 @@ impl Cluster {
         let mut options = PostgresOptions::from_url(&self.postgres.url()).expect("a URL");
         options.password_file = Some(self.postgres.password_file());
         let store = PostgresStore::open(options).await.expect("the store");
+        let store: Arc<dyn Store> = Arc::new(store);
         let verified = verify(&store, &key, &witnesses, |_| {})
             .await
             .unwrap_or_else(|broken| panic!("{broken}"));

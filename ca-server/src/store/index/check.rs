@@ -1,15 +1,17 @@
 //! Holds the index against the entries that it was derived from, epoch by epoch.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use citadel_proto::log::Entry;
 use prost::Message as _;
+use tokio::task::JoinHandle;
 
 use super::{
     Bounds, Digest, SubjectIds, SubjectKey, digest, epoch, epoch_ends_at, key_column, run::EPOCH,
 };
 use crate::store::{
-    AuditedEntry, CertificateRow, IndexRow, LogIndex, MAX_PAGE, Store, StoreError, SubjectRow,
+    AuditedEntry, CertificateRow, IndexRow, IndexedEpoch, LogIndex, MAX_PAGE, Store, StoreError,
+    SubjectRow,
 };
 
 /// What the rows of one epoch say.
@@ -52,6 +54,8 @@ pub struct IndexCheck {
     covered: u64,
     /// False once there turned out to be no index.
     there: bool,
+    /// The rows of the epoch of `first`, read while its entries are.
+    coming: Option<JoinHandle<Result<Option<IndexedEpoch>, StoreError>>>,
 }
 
 struct Expected {
@@ -80,6 +84,7 @@ impl IndexCheck {
             hashers: SubjectIds::default(),
             covered: 0,
             there: true,
+            coming: None,
         }
     }
 
@@ -93,16 +98,22 @@ impl IndexCheck {
     pub async fn add(
         &mut self,
         audited: &AuditedEntry,
-        store: &dyn Store,
+        store: &Arc<dyn Store>,
     ) -> Result<Option<Mismatch>, StoreError> {
+        if self.coming.is_none() {
+            let (store, epoch) = (Arc::clone(store), epoch(self.first));
+            self.coming = Some(tokio::spawn(
+                async move { store.indexed_epoch(epoch).await },
+            ));
+        }
         let row = IndexRow::of(&audited.entry.bytes);
         if let Some(what) = wrong_serial(audited, row.certificate.as_ref()) {
             let index = audited.entry.index.0;
             return Ok(Some(Mismatch { index, what }));
         }
-        self.expect(row, store);
+        self.expect(row, store.as_ref());
         if self.next.is_multiple_of(EPOCH) {
-            return self.compare(store).await;
+            return self.compare(store.as_ref()).await;
         }
         Ok(None)
     }
@@ -150,7 +161,12 @@ impl IndexCheck {
 
     async fn compare(&mut self, store: &dyn Store) -> Result<Option<Mismatch>, StoreError> {
         let epoch = epoch(self.first);
-        let Some(rows) = store.indexed_epoch(epoch).await? else {
+        let rows = match self.coming.take() {
+            // It ends without an answer only with the runtime.
+            Some(coming) => coming.await.map_err(|_| StoreError::Closed)?,
+            None => store.indexed_epoch(epoch).await,
+        };
+        let Some(rows) = rows? else {
             self.there = false;
             self.forget();
             return Ok(None);
