@@ -11,7 +11,7 @@ use sqlx::{
 use super::SqliteOptions;
 use crate::store::StoreError;
 
-static MIGRATIONS: Migrator = sqlx::migrate!("../migrations/sqlite");
+pub(super) static MIGRATIONS: Migrator = sqlx::migrate!("../migrations/sqlite");
 
 /// Six entries of the usual size fill a page; smaller pages leave a fifth empty.
 const PAGE_BYTES: u32 = 8192;

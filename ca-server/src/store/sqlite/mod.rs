@@ -75,8 +75,8 @@ struct WriterHandle {
     leaves: Arc<Fresh<Hash>>,
 }
 
-/// Some 10 MB.
-const FRESH_ENTRIES: usize = 8192;
+/// Some 5 MB: more than is recorded while the indexer writes a run.
+const FRESH_ENTRIES: usize = 4096;
 
 /// Some 2 MB: what a busy server issues in several seconds.
 const FRESH_LEAVES: usize = 65_536;

@@ -3,6 +3,7 @@
 mod faults;
 mod files;
 mod group_commit;
+mod migrations;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
