@@ -1,5 +1,5 @@
-//! What goes on beside the requests: keys are kept fresh, readiness says which part is not
-//! ready, and the trust bundle is written where agents find it.
+//! What goes on beside the requests: keys are kept fresh, and readiness says which part is not
+//! ready.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,9 +14,7 @@ use tokio::sync::watch;
 use crate::{
     admission::Admission,
     clusters::{ClusterHandle, Clusters, Mode, SharedKey},
-    log::Log,
     metrics::Metrics,
-    published,
     store::{Store, StoreHealth},
 };
 
@@ -34,22 +32,14 @@ pub(crate) struct Monitor {
     pub(crate) admission: Arc<Admission>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) readiness: Readiness,
-    /// Namespace and name of the ConfigMap that carries the bundle.
-    pub(crate) bundle_configmap: Option<(String, String)>,
-    pub(crate) bundles: watch::Receiver<Arc<BundleSet>>,
     /// Keeps the channel open: the bundle changes with rotation.
     pub(crate) _bundle_sender: watch::Sender<Arc<BundleSet>>,
-    pub(crate) log: Arc<Log>,
     pub(crate) shutdown: ShutdownSignal,
 }
 
 /// Runs until shutdown.
 pub(crate) async fn run(monitor: Monitor) {
-    tokio::join!(
-        monitor.watch_parts(),
-        monitor.refresh_keys(),
-        monitor.publish()
-    );
+    tokio::join!(monitor.watch_parts(), monitor.refresh_keys());
 }
 
 /// Fetches keys and issuers once, before the first request. One cluster's keys must not be
@@ -143,20 +133,6 @@ impl Monitor {
             }
             cluster.jwks().run(self.shutdown.wait_owned()).await;
         }))
-        .await;
-    }
-
-    async fn publish(&self) {
-        let Some(configmap) = &self.bundle_configmap else {
-            return;
-        };
-        published::run(
-            &self.clusters,
-            configmap,
-            self.bundles.clone(),
-            &self.log,
-            &self.shutdown,
-        )
         .await;
     }
 }

@@ -63,11 +63,11 @@ pub(crate) async fn check(
 
 /// Keeps both there until the shutdown.
 pub(crate) async fn run(
-    clusters: &Clusters,
-    (namespace, name): &Place,
+    clusters: Arc<Clusters>,
+    (namespace, name): Place,
     mut bundles: watch::Receiver<Arc<BundleSet>>,
-    log: &Log,
-    shutdown: &ShutdownSignal,
+    log: Arc<Log>,
+    shutdown: ShutdownSignal,
 ) {
     loop {
         let published = Published {
@@ -80,7 +80,7 @@ pub(crate) async fn run(
         };
         let mut wait = INTERVAL;
         for cluster in clusters.iter() {
-            if let Err(error) = cluster.api().publish(namespace, name, &published).await {
+            if let Err(error) = cluster.api().publish(&namespace, &name, &published).await {
                 wait = RETRY;
                 tracing::warn!(cluster = cluster.name(), %error, "trust bundle not written");
             }

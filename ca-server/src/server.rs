@@ -260,12 +260,18 @@ pub async fn build(config: Config, parts: Parts) -> Result<Bound, StartError> {
         admission: admission.clone(),
         metrics: metrics.clone(),
         readiness: readiness.clone(),
-        bundle_configmap: configmap,
-        bundles: bundles.clone(),
         _bundle_sender: bundle_sender,
-        log: log.clone(),
         shutdown: shutdown.signal(),
     }));
+    if let Some(configmap) = configmap {
+        shutdown.spawn(published::run(
+            clusters.clone(),
+            configmap,
+            bundles.clone(),
+            log.clone(),
+            shutdown.signal(),
+        ));
+    }
     monitor::first_keys(&clusters).await;
     if let Some(shared) = clusters.shared_keys().into_iter().next() {
         return Err(StartError::SharedKey(shared));

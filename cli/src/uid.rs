@@ -5,6 +5,11 @@ pub(crate) fn uid() -> String {
     let mut bytes: [u8; 16] = rand::random();
     bytes[6] = bytes[6] & 0x0f | 0x40;
     bytes[8] = bytes[8] & 0x3f | 0x80;
+    text(bytes)
+}
+
+/// Sixteen bytes as a UID is written.
+pub(crate) fn text(bytes: [u8; 16]) -> String {
     let digits = hex::encode(bytes);
     let parts = [
         &digits[..8],

@@ -51,3 +51,14 @@ impl TestDir {
 pub(crate) fn suite_dir() -> PathBuf {
     variable("CITADEL_TEST_DIR").into()
 }
+
+/// Copies a folder with all that is in it, owners and modes too, to a place where nothing is.
+pub fn copy_folder(from: &Path, to: &Path) {
+    let status = std::process::Command::new("cp")
+        .arg("-a")
+        .arg(from)
+        .arg(to)
+        .status()
+        .expect("cp");
+    assert!(status.success(), "{} can't be copied", from.display());
+}

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     admission::Lane,
     log::Log,
-    store::{Filter, LogIndex, Query, StoreError, StoredEntry},
+    store::{Filter, LogIndex, Query, StoreError, StoredEntry, count},
 };
 
 pub(super) const INFO: &str = "citadel.v1.AdminService/GetServerInfo";
@@ -25,6 +25,10 @@ pub(super) const LIST: &str = "citadel.v1.AdminService/ListCertificates";
 pub(super) const READ: &str = "citadel.v1.AdminService/ReadLog";
 pub(super) const SEARCH: &str = "citadel.v1.AdminService/SearchLog";
 pub(super) const COUNT: &str = "citadel.v1.AdminService/CountLog";
+
+/// Pages that one count looks at: then the caller goes on where it ended, and others get their
+/// turn.
+const COUNTED_PAGES: usize = 20;
 pub(super) const RECEIPT: &str = "citadel.v1.AdminService/GetReceipt";
 
 /// The most records of one answer.
@@ -109,10 +113,14 @@ impl AdminService for AdminApi {
         self.auditor(COUNT, &request).await?;
         let request = request.into_inner();
         let filter = search::filter(request.filter)?;
-        search::count(self.log.store(), filter, request.before)
+        let before = request.before.map(LogIndex);
+        let (count, before) = count(self.log.store(), filter, before, COUNTED_PAGES)
             .await
-            .map(Response::new)
-            .map_err(|error| store_status(&error))
+            .map_err(|error| store_status(&error))?;
+        Ok(Response::new(v1::CountLogResponse {
+            count,
+            before: before.map(|before| before.0),
+        }))
     }
 
     async fn get_receipt(

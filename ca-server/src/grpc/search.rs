@@ -3,11 +3,7 @@
 use citadel_proto::v1;
 use tonic::Status;
 
-use crate::store::{Filter, LogIndex, MAX_PAGE, Query, Store, StoreError};
-
-/// Pages that one count looks at: then the caller goes on where it ended, and others get their
-/// turn.
-const COUNTED_PAGES: usize = 20;
+use crate::store::Filter;
 
 /// The conditions; an empty text is none.
 pub(super) fn filter(wire: Option<v1::LogFilter>) -> Result<Filter, Status> {
@@ -45,33 +41,6 @@ fn hex(field: &str, text: &str) -> Result<Option<Vec<u8>>, Status> {
     hex::decode(text)
         .map(Some)
         .map_err(|_| Status::invalid_argument(format!("{field}: write it in hex")))
-}
-
-/// How many entries there are below `before`, as far as one call looks; where the next one goes
-/// on, unless that was all.
-pub(super) async fn count(
-    store: &dyn Store,
-    filter: Filter,
-    before: Option<u64>,
-) -> Result<v1::CountLogResponse, StoreError> {
-    let mut query = Query::newest(filter, MAX_PAGE);
-    query.before = before.map(LogIndex);
-    let mut count = 0;
-    for _ in 0..COUNTED_PAGES {
-        let page = store.list(&query).await?;
-        count += page.len() as u64;
-        query.before = page.last().map(|last| last.index);
-        if page.len() < MAX_PAGE {
-            return Ok(v1::CountLogResponse {
-                count,
-                before: None,
-            });
-        }
-    }
-    Ok(v1::CountLogResponse {
-        count,
-        before: query.before.map(|before| before.0),
-    })
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use citadel_ledger::{
 };
 
 use super::LogError;
-use crate::store::{LogIndex, Store, StoreError};
+use crate::store::{LogIndex, Store, StoreError, without_gap};
 
 /// The receipt of an entry in the store's newest checkpoint; `None` if that does not cover
 /// it yet, or if there is no such entry.
@@ -74,12 +74,7 @@ pub async fn bundle(store: &dyn Store, tile: Tile) -> Result<Option<Vec<u8>>, St
     let count = usize::from(tile.width.get());
     let entries = store.read(LogIndex(first), count).await?;
     // What retention left of a bundle is none.
-    if entries.len() < count
-        || entries
-            .iter()
-            .zip(first..)
-            .any(|(entry, at)| entry.index.0 != at)
-    {
+    if without_gap(LogIndex(first), &entries).len() < count {
         return Ok(None);
     }
     citadel_ledger::bundle::encode(entries.iter().map(|entry| entry.bytes.as_slice()))

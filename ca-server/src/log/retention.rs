@@ -11,7 +11,7 @@ use citadel_runtime::ShutdownSignal;
 use time::OffsetDateTime;
 
 use super::{LEASE, Log, LogError, new_entry};
-use crate::store::{IndexRow, LogIndex, Store, StoreError};
+use crate::store::{IndexRow, LogIndex, Store, StoreError, without_gap};
 
 /// Between two looks at what may go.
 const INTERVAL: Duration = Duration::from_secs(3600);
@@ -52,14 +52,10 @@ pub async fn plan_retention(
     };
     while plan.to + width <= last {
         let bundle = store.read(LogIndex(plan.to), TILE_WIDTH.into()).await?;
-        for place in 0..width {
-            let index = plan.to + place;
-            let here = usize::try_from(place)
-                .ok()
-                .and_then(|place| bundle.get(place));
-            if here.is_none_or(|entry| entry.index.0 != index) {
-                return Err(StoreError::Corrupt(format!("entry {index} is missing")));
-            }
+        let whole = without_gap(LogIndex(plan.to), &bundle).len();
+        if whole < usize::from(TILE_WIDTH) {
+            let index = plan.to + whole as u64;
+            return Err(StoreError::Corrupt(format!("entry {index} is missing")));
         }
         let (mut certificates, mut bytes) = (0, 0);
         for entry in bundle {

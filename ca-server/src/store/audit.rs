@@ -21,6 +21,24 @@ pub struct IndexedEpoch(pub(super) EpochRows);
 /// The engines' rows: index, serial, bytes, and the index that the serial leads to.
 pub(super) type AuditedRow = (i64, Option<Vec<u8>>, Vec<u8>, Option<i64>);
 
+/// What an index has beside the epochs that it covers, as the end of a sentence that begins
+/// with an entry.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Stray {
+    #[error("ends the log; the index covers {0}")]
+    Reach(u64),
+    #[error("ends the log; the index's table {table} has rows of epoch {epoch}")]
+    Epoch { table: &'static str, epoch: i64 },
+    #[error("ends the log; the index's subject {0} is nobody's")]
+    Subject(i64),
+    #[error("ends the log; the index's subjects: {0}")]
+    Subjects(String),
+    #[error("ends the log; the index is another log's")]
+    OtherLog,
+    #[error("ends the log; the index can't be read: {0}")]
+    Damaged(String),
+}
+
 impl From<AuditedRow> for AuditedEntry {
     fn from((index, serial, bytes, found): AuditedRow) -> Self {
         Self {

@@ -36,7 +36,7 @@ pub use audit::{AuditedEntry, IndexedEpoch};
 pub use error::StoreError;
 pub use index::{IndexCheck, Mismatch};
 pub use postgres::{PostgresOptions, PostgresStore, SslMode, UrlError};
-pub use query::{Filter, MAX_PAGE, Query};
+pub use query::{Filter, MAX_PAGE, Query, count};
 pub use queue::BatchOptions;
 pub use row::{CertificateRow, IndexRow, SubjectRow};
 pub use sqlite::{SqliteOptions, SqliteStore};
@@ -228,11 +228,17 @@ impl NewEntry {
 
 /// Leaf hashes from this index on, as far as the entries have no gap.
 pub(crate) fn leaves_of(from: LogIndex, entries: &[StoredEntry]) -> Vec<Hash> {
-    (from.0..)
+    let whole = without_gap(from, entries);
+    whole.iter().map(|entry| leaf_hash(&entry.bytes)).collect()
+}
+
+/// The entries from this index on, up to the first one that is missing.
+pub(crate) fn without_gap(from: LogIndex, entries: &[StoredEntry]) -> &[StoredEntry] {
+    let whole = (from.0..)
         .zip(entries)
         .take_while(|(index, entry)| entry.index.0 == *index)
-        .map(|(_, entry)| leaf_hash(&entry.bytes))
-        .collect()
+        .count();
+    &entries[..whole]
 }
 
 fn within(what: &'static str, size: usize, limit: usize) -> Result<(), StoreError> {

@@ -1,6 +1,6 @@
 //! Questions to the log.
 
-use super::{IndexRow, LogIndex, StoredEntry};
+use super::{IndexRow, LogIndex, Store, StoreError, StoredEntry};
 
 /// Entries that one answer holds at most.
 pub const MAX_PAGE: usize = 1000;
@@ -85,6 +85,31 @@ impl Query {
             .filter(|entry| self.filter.matches(&IndexRow::of(&entry.bytes)))
             .collect()
     }
+}
+
+/// How many entries pass the filter below `before`, as far as so many pages reach; and where
+/// to go on, unless that was all.
+///
+/// # Errors
+/// The store can't be read.
+pub async fn count(
+    store: &dyn Store,
+    filter: Filter,
+    before: Option<LogIndex>,
+    pages: usize,
+) -> Result<(u64, Option<LogIndex>), StoreError> {
+    let mut query = Query::newest(filter, MAX_PAGE);
+    query.before = before;
+    let mut count = 0;
+    for _ in 0..pages {
+        let page = store.list(&query).await?;
+        count += page.len() as u64;
+        query.before = page.last().map(|last| last.index);
+        if page.len() < MAX_PAGE {
+            return Ok((count, None));
+        }
+    }
+    Ok((count, query.before))
 }
 
 // === impl Filter ===

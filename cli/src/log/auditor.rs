@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use citadel_ca_server::log::receipt;
-use citadel_ca_server::store::{Filter, LogIndex, MAX_PAGE, Query, Store, StoredEntry};
+use citadel_ca_server::store::{Filter, LogIndex, MAX_PAGE, Query, Store, StoredEntry, count};
 use citadel_identity::serial::Serial;
 use citadel_ledger::{Checkpoint, MAX_RECEIPT_BYTES};
 use citadel_proto::v1::admin_service_client::AdminServiceClient;
@@ -62,16 +62,9 @@ impl Auditor for Local {
     }
 
     async fn count(&self, filter: Filter) -> Result<u64, Failure> {
-        let mut query = Query::newest(filter, MAX_PAGE);
-        let mut count = 0;
-        loop {
-            let page = self.page(&query).await?;
-            count += page.len() as u64;
-            query.before = page.last().map(|last| last.index);
-            if page.len() < MAX_PAGE {
-                return Ok(count);
-            }
-        }
+        let counted = count(self.0.as_ref(), filter, None, usize::MAX).await;
+        let (count, _) = counted.map_err(|error| store_failure(&error))?;
+        Ok(count)
     }
 
     async fn read(&self, from: u64, limit: usize) -> Result<Vec<StoredEntry>, Failure> {

@@ -12,7 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::process::{Child, Command};
 
-use crate::dir::TestDir;
+use crate::dir::{TestDir, copy_folder};
 use crate::parts::part;
 use crate::process::{Launch, Process};
 use crate::{ports, secrets, wait};
@@ -402,16 +402,6 @@ fn own(path: &Path) {
         .expect("the users")
         .expect("a user for the database");
     nix::unistd::chown(path, Some(user.uid), Some(user.gid)).expect("root may do that");
-}
-
-fn copy_folder(from: &Path, to: &Path) {
-    let status = std::process::Command::new("cp")
-        .arg("-a")
-        .arg(from)
-        .arg(to)
-        .status()
-        .expect("cp");
-    assert!(status.success(), "{} can't be copied", from.display());
 }
 
 fn children(pid: i32) -> Vec<i32> {

@@ -1,11 +1,10 @@
 //! First trust in Kubernetes: the CA writes its bundle to a `ConfigMap`, which agents mount.
 
-use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
 use citadel_tests::citadel::{AgentBuilder, CaBuilder, citadel_ca};
 use citadel_tests::client::Admin;
+use citadel_tests::dir::copy_folder;
 use citadel_tests::kubernetes::ApiServer;
 use citadel_tests::wait;
 use http::Method;
@@ -87,7 +86,7 @@ async fn a_ca_whose_disk_went_back_is_refused_by_what_the_configmap_holds() {
     assert!(scene.ca.terminate().await.success());
     let data = scene.ca.data_dir();
     let copy = scene.ca.dir().join("older");
-    copied(&data, &copy);
+    copy_folder(&data, &copy);
 
     scene.ca.start_again().await;
     for _ in 0..3 {
@@ -106,7 +105,7 @@ async fn a_ca_whose_disk_went_back_is_refused_by_what_the_configmap_holds() {
     .await;
     assert!(scene.ca.terminate().await.success());
     std::fs::remove_dir_all(&data).unwrap();
-    copied(&copy, &data);
+    copy_folder(&copy, &data);
     let older = std::fs::read_to_string(data.join("log.checkpoint")).unwrap();
     assert!(size(&older) < size(&kept));
 
@@ -127,11 +126,6 @@ async fn a_ca_whose_disk_went_back_is_refused_by_what_the_configmap_holds() {
             scene.ca.is_ready().await.then_some(())
         }) => {}
     }
-}
-
-fn copied(from: &Path, to: &Path) {
-    let status = Command::new("cp").arg("-a").args([from, to]).status();
-    assert!(status.unwrap().success());
 }
 
 async fn edited(api: &ApiServer, method: Method, body: Option<&Value>) {

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::store::{
     AuditedEntry, IndexedEpoch, StoreError, SubjectRow,
-    audit::AuditedRow,
+    audit::{AuditedRow, Stray},
     index::{Bounds, BoundsRow, Digest, EpochRows, digest, epoch},
 };
 
@@ -50,7 +50,7 @@ impl Reader {
         Ok(rows.map(IndexedEpoch))
     }
 
-    pub(super) async fn stray_index_row(&self) -> Result<Option<String>, StoreError> {
+    pub(super) async fn stray_index_row(&self) -> Result<Option<Stray>, StoreError> {
         let mut lease = self.lease().await?;
         let reading = stray(lease.connection()?);
         let found = patiently(self, reading).await?;
@@ -127,7 +127,7 @@ async fn epoch_rows(
     Ok(Some(rows))
 }
 
-async fn stray(connection: &mut PgConnection) -> Result<Option<String>, StoreError> {
+async fn stray(connection: &mut PgConnection) -> Result<Option<Stray>, StoreError> {
     let (mut snapshot, reach) = begin(connection).await?;
     let Some(reach) = reach else {
         return Ok(None);
@@ -136,7 +136,7 @@ async fn stray(connection: &mut PgConnection) -> Result<Option<String>, StoreErr
         .fetch_one(&mut *snapshot)
         .await?;
     if reach > size.unsigned_abs() {
-        return Ok(Some(format!("ends the log; the index covers {reach}")));
+        return Ok(Some(Stray::Reach(reach)));
     }
     let last = reach.checked_sub(1).map_or(-1, epoch);
     for table in ["index_issued", "index_keys", "index_epochs"] {
@@ -145,10 +145,8 @@ async fn stray(connection: &mut PgConnection) -> Result<Option<String>, StoreErr
             .bind(last)
             .fetch_optional(&mut *snapshot)
             .await?;
-        if let Some(stray) = stray {
-            return Ok(Some(format!(
-                "ends the log; the index's table {table} has rows of epoch {stray}"
-            )));
+        if let Some(epoch) = stray {
+            return Ok(Some(Stray::Epoch { table, epoch }));
         }
     }
     let nobody: Option<i64> = sqlx::query_scalar(
@@ -158,7 +156,7 @@ async fn stray(connection: &mut PgConnection) -> Result<Option<String>, StoreErr
     .fetch_optional(&mut *snapshot)
     .await?;
     snapshot.commit().await?;
-    Ok(nobody.map(|id| format!("ends the log; the index's subject {id} is nobody's")))
+    Ok(nobody.map(Stray::Subject))
 }
 
 /// The subjects that an epoch's rows name.

@@ -164,7 +164,8 @@ impl Store for PostgresStore {
     }
 
     async fn stray_index_row(&self) -> Result<Option<String>, StoreError> {
-        self.reader.stray_index_row().await
+        let stray = self.reader.stray_index_row().await?;
+        Ok(stray.map(|stray| stray.to_string()))
     }
 
     fn indexed_subject(&self, subject: SubjectRow) -> SubjectRow {

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::store::{
     AuditedEntry, IndexedEpoch, StoreError, SubjectRow,
-    audit::AuditedRow,
+    audit::{AuditedRow, Stray},
     index::{Bounds, BoundsRow, Digest, EpochRows, digest, epoch},
 };
 
@@ -69,15 +69,13 @@ impl Reader {
         })))
     }
 
-    pub(super) async fn stray_index_row(&self) -> Result<Option<String>, StoreError> {
+    pub(super) async fn stray_index_row(&self) -> Result<Option<Stray>, StoreError> {
         match self.unused() {
             Some(Unfit::OtherLog) => {
-                return Ok(Some("ends the log; the index is another log's".into()));
+                return Ok(Some(Stray::OtherLog));
             }
             Some(Unfit::Damaged(why)) => {
-                return Ok(Some(format!(
-                    "ends the log; the index can't be read: {why}"
-                )));
+                return Ok(Some(Stray::Damaged(why.clone())));
             }
             Some(Unfit::OtherVersion) | None => {}
         }
@@ -87,7 +85,7 @@ impl Reader {
         let mut snapshot = index.begin().await?;
         let reach = indexed(&mut snapshot).await?;
         if reach > self.size().await? {
-            return Ok(Some(format!("ends the log; the index covers {reach}")));
+            return Ok(Some(Stray::Reach(reach)));
         }
         let last = reach.checked_sub(1).map_or(-1, epoch);
         for table in ["issued", "keys", "epochs"] {
@@ -96,10 +94,8 @@ impl Reader {
                 .bind(last)
                 .fetch_optional(&mut *snapshot)
                 .await?;
-            if let Some(stray) = stray {
-                return Ok(Some(format!(
-                    "ends the log; the index's table {table} has rows of epoch {stray}"
-                )));
+            if let Some(epoch) = stray {
+                return Ok(Some(Stray::Epoch { table, epoch }));
             }
         }
         let nobody: Option<i64> = sqlx::query_scalar(
@@ -108,15 +104,13 @@ impl Reader {
         .fetch_optional(&mut *snapshot)
         .await?;
         if let Some(id) = nobody {
-            return Ok(Some(format!(
-                "ends the log; the index's subject {id} is nobody's"
-            )));
+            return Ok(Some(Stray::Subject(id)));
         }
         // The columns by which subjects are found are kept in B-trees of their own.
         let word: String = sqlx::query_scalar("PRAGMA integrity_check(subjects)")
             .fetch_one(&mut *snapshot)
             .await?;
-        Ok((word != "ok").then(|| format!("ends the log; the index's subjects: {word}")))
+        Ok((word != "ok").then_some(Stray::Subjects(word)))
     }
 }
 

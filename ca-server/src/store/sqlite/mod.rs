@@ -212,7 +212,8 @@ impl Store for SqliteStore {
     }
 
     async fn stray_index_row(&self) -> Result<Option<String>, StoreError> {
-        self.reader.stray_index_row().await
+        let stray = self.reader.stray_index_row().await?;
+        Ok(stray.map(|stray| stray.to_string()))
     }
 
     async fn size(&self) -> Result<u64, StoreError> {

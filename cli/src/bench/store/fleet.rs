@@ -11,6 +11,7 @@ use prost::Message as _;
 use time::OffsetDateTime;
 
 use super::super::server::TRUST_DOMAIN;
+use crate::uid;
 
 /// Pods alive at once.
 const PODS: u64 = 20_000;
@@ -168,17 +169,11 @@ fn digest(what: &str, n: u64) -> [u8; 32] {
     crypto::sha256(format!("{what} {n}").as_bytes())
 }
 
-/// As long as an API server's.
+/// Always the same for the same.
 fn uid(what: &str, n: u64) -> String {
-    let digits = hex::encode(&digest(what, n)[..16]);
-    let parts = [
-        &digits[..8],
-        &digits[8..12],
-        &digits[12..16],
-        &digits[16..20],
-        &digits[20..],
-    ];
-    parts.join("-")
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&digest(what, n)[..16]);
+    uid::text(bytes)
 }
 
 #[cfg(test)]
