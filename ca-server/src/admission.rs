@@ -1,17 +1,27 @@
 //! Overload is answered early. Requests wait in queues, one for each node (an agent's node,
 //! else the peer's address), and the queues are served in turn, so that one flooding node
 //! keeps nobody else waiting; nor does it ever have all places at once, so that who comes next
-//! is served at once. What does not fit is refused with a retry hint.
+//! is served at once. What does not fit is refused with a retry hint. A node whose own queue
+//! overflows while others are there keeps half of the cores at most: with all of them busy,
+//! each step of the others' requests would wait for a core.
 
 use std::{
     collections::{HashMap, VecDeque},
     net::IpAddr,
+    num::NonZero,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use citadel_runtime::tls::host_of;
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::Instant};
+
+/// For how long a lane is held to half of the cores after its queue overflowed. Who heeds the
+/// retry hint has its places back by then.
+const FLOODING_FOR: Duration = Duration::from_secs(1);
+
+/// For how long after its last request a lane counts as there.
+const THERE_FOR: Duration = Duration::from_secs(10);
 
 /// The limits.
 #[derive(Clone, Copy, Debug)]
@@ -55,6 +65,9 @@ impl Lane {
 /// Hands out turns.
 pub struct Admission {
     limits: AdmissionLimits,
+    /// Places that a flooding lane may have at once. A request at work keeps one core busy at
+    /// most, so this leaves the others half of them.
+    flooding_share: usize,
     state: Mutex<State>,
 }
 
@@ -67,12 +80,25 @@ struct State {
     /// Lanes with somebody waiting and a place left of their share, in the order of their
     /// turns. While it is not empty, every place is taken.
     order: VecDeque<Lane>,
+    presence: Presence,
+}
+
+/// Which lanes were there lately, as far as the question goes whether a lane is alone.
+#[derive(Default)]
+struct Presence {
+    newest: Option<(Lane, Instant)>,
+    /// The newest request of any lane but that one.
+    other: Option<Instant>,
 }
 
 #[derive(Default)]
 struct Place {
     in_flight: usize,
     waiting: VecDeque<oneshot::Sender<Turn>>,
+    /// It is in [`State::order`].
+    in_order: bool,
+    /// When its queue was last full.
+    overflowed: Option<Instant>,
 }
 
 /// The right to be served; ends when dropped.
@@ -90,10 +116,16 @@ impl AdmissionLimits {
 }
 
 impl Admission {
-    /// An empty queue with these limits.
+    /// An empty queue with these limits, on this machine's cores.
     pub fn new(limits: AdmissionLimits) -> Arc<Self> {
+        let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+        Self::on_cores(limits, cores)
+    }
+
+    fn on_cores(limits: AdmissionLimits, cores: usize) -> Arc<Self> {
         Arc::new(Self {
             limits,
+            flooding_share: (cores / 2).clamp(1, limits.share()),
             state: Mutex::default(),
         })
     }
@@ -103,17 +135,24 @@ impl Admission {
     /// # Errors
     /// [`Overloaded`], at once, when the lane's queue or the whole one is full.
     pub async fn enter(self: &Arc<Self>, lane: Lane) -> Result<Turn, Overloaded> {
+        let now = Instant::now();
         let receiver = {
             let mut state = self.lock();
-            let free = state.in_flight < self.limits.in_flight;
-            let place = state.lanes.entry(lane.clone()).or_default();
+            state.presence.saw(&lane, now);
+            let waits = state
+                .lanes
+                .get(&lane)
+                .is_some_and(|place| !place.waiting.is_empty());
             // Whoever waits in this lane came first; those of other lanes wait for their share.
-            if free && place.in_flight < self.limits.share() && place.waiting.is_empty() {
-                place.in_flight += 1;
+            if !waits
+                && state.in_flight < self.limits.in_flight
+                && self.has_room(&state, &lane, now)
+            {
+                state.lanes.entry(lane.clone()).or_default().in_flight += 1;
                 state.in_flight += 1;
                 return Ok(self.turn(lane));
             }
-            self.enqueue(&mut state, lane)?
+            self.enqueue(&mut state, lane, now)?
         };
         // The sender is dropped only with the queue itself.
         receiver.await.map_err(|_| Overloaded {
@@ -135,10 +174,32 @@ impl Admission {
         }
     }
 
+    /// Whether a lane has fewer places than it may have now.
+    fn has_room(&self, state: &State, lane: &Lane, now: Instant) -> bool {
+        let Some(place) = state.lanes.get(lane) else {
+            return true;
+        };
+        let within = |then: Instant, span| now.duration_since(then) < span;
+        let floods = place
+            .overflowed
+            .is_some_and(|then| within(then, FLOODING_FOR))
+            && state
+                .presence
+                .beside(lane)
+                .is_some_and(|then| within(then, THERE_FOR));
+        place.in_flight
+            < if floods {
+                self.flooding_share
+            } else {
+                self.limits.share()
+            }
+    }
+
     fn enqueue(
         &self,
         state: &mut State,
         lane: Lane,
+        now: Instant,
     ) -> Result<oneshot::Receiver<Turn>, Overloaded> {
         let full = |scope, waiting| Overloaded {
             scope,
@@ -149,6 +210,7 @@ impl Admission {
         let place = state.lanes.entry(lane.clone()).or_default();
         let in_lane = place.waiting.len();
         let refused = if in_lane >= self.limits.queue_per_node {
+            place.overflowed = Some(now);
             Some(full("of this node", in_lane))
         } else if all >= self.limits.queue {
             Some(full("in all", all))
@@ -161,11 +223,57 @@ impl Admission {
         }
         let (sender, receiver) = oneshot::channel();
         place.waiting.push_back(sender);
-        if in_lane == 0 && place.in_flight < self.limits.share() {
-            state.order.push_back(lane);
-        }
         state.waiting += 1;
+        self.line_up(state, &lane, now);
         Ok(receiver)
+    }
+
+    /// Puts a lane in line if somebody waits in it and it has room.
+    fn line_up(&self, state: &mut State, lane: &Lane, now: Instant) {
+        if !self.has_room(state, lane, now) {
+            return;
+        }
+        if let Some(place) = state.lanes.get_mut(lane)
+            && !place.in_order
+            && !place.waiting.is_empty()
+        {
+            place.in_order = true;
+            state.order.push_back(lane.clone());
+        }
+    }
+
+    /// The turn of a lane has ended: its place is free, and it may be in line again.
+    fn leave(&self, state: &mut State, lane: &Lane, now: Instant) {
+        state.in_flight -= 1;
+        if let Some(place) = state.lanes.get_mut(lane) {
+            place.in_flight -= 1;
+        }
+        self.line_up(state, lane, now);
+        state.forget_if_idle(lane);
+    }
+
+    /// Gives a free place to the lane whose turn it is.
+    fn next(&self, state: &mut State, now: Instant) -> Option<(Lane, oneshot::Sender<Turn>)> {
+        if state.in_flight >= self.limits.in_flight {
+            return None;
+        }
+        while let Some(lane) = state.order.pop_front() {
+            if let Some(place) = state.lanes.get_mut(&lane) {
+                place.in_order = false;
+            }
+            // It may have begun to flood since it was put in line.
+            let sender = if self.has_room(state, &lane, now) {
+                state.take(&lane)
+            } else {
+                None
+            };
+            self.line_up(state, &lane, now);
+            match sender {
+                Some(sender) => return Some((lane, sender)),
+                None => state.forget_if_idle(&lane),
+            }
+        }
+        None
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -174,44 +282,15 @@ impl Admission {
 }
 
 impl State {
-    /// The turn of a lane has ended: its place is free, and it may be in line again.
-    fn leave(&mut self, lane: &Lane, share: usize) {
-        self.in_flight -= 1;
-        if let Some(place) = self.lanes.get_mut(lane) {
-            let had_its_share = place.in_flight >= share;
-            place.in_flight -= 1;
-            if had_its_share && !place.waiting.is_empty() {
-                self.order.push_back(lane.clone());
-            }
-        }
-        self.forget_if_idle(lane);
-    }
-
-    /// Gives a free place to the lane whose turn it is.
-    fn next(&mut self, share: usize) -> Option<(Lane, oneshot::Sender<Turn>)> {
-        while let Some(lane) = self.order.pop_front() {
-            let Some(place) = self.lanes.get_mut(&lane) else {
-                continue;
-            };
-            // A caller that gave up while waiting takes no turn.
-            let mut next = None;
-            while let Some(sender) = place.waiting.pop_front() {
-                self.waiting -= 1;
-                if !sender.is_closed() {
-                    next = Some(sender);
-                    break;
-                }
-            }
-            if next.is_some() {
+    /// The first who waits in a lane and has not given up takes a place.
+    fn take(&mut self, lane: &Lane) -> Option<oneshot::Sender<Turn>> {
+        let place = self.lanes.get_mut(lane)?;
+        while let Some(sender) = place.waiting.pop_front() {
+            self.waiting -= 1;
+            if !sender.is_closed() {
                 place.in_flight += 1;
                 self.in_flight += 1;
-            }
-            if !place.waiting.is_empty() && place.in_flight < share {
-                self.order.push_back(lane.clone());
-            }
-            match next {
-                Some(sender) => return Some((lane, sender)),
-                None => self.forget_if_idle(&lane),
+                return Some(sender);
             }
         }
         None
@@ -225,227 +304,44 @@ impl State {
     }
 }
 
+impl Presence {
+    fn saw(&mut self, lane: &Lane, now: Instant) {
+        match &mut self.newest {
+            // The CA's own needs are no neighbour: they come once in a while.
+            _ if *lane == Lane::Own => {}
+            Some((newest, at)) if newest == lane => *at = now,
+            newest => {
+                self.other = newest.take().map(|(_, at)| at);
+                self.newest = Some((lane.clone(), now));
+            }
+        }
+    }
+
+    /// When a lane other than this one last sent a request.
+    fn beside(&self, lane: &Lane) -> Option<Instant> {
+        match &self.newest {
+            Some((newest, _)) if newest == lane => self.other,
+            newest => newest.as_ref().map(|(_, at)| *at),
+        }
+    }
+}
+
 impl Drop for Turn {
     fn drop(&mut self) {
-        let share = self.admission.limits.share();
+        let now = Instant::now();
         let next = {
             let mut state = self.admission.lock();
-            state.leave(&self.lane, share);
-            state.next(share)
+            self.admission.leave(&mut state, &self.lane, now);
+            // More than one, if a lane has its whole share again.
+            std::iter::from_fn(|| self.admission.next(&mut state, now)).collect::<Vec<_>>()
         };
-        // If the receiver vanished just now, the turn comes back and drops here: the next one
-        // in the queue gets it.
-        if let Some((lane, sender)) = next {
+        // If a receiver vanished just now, its turn comes back and drops here: the next one in
+        // the queue gets it.
+        for (lane, sender) in next {
             let _ = sender.send(self.admission.turn(lane));
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use std::{
-        future::Future,
-        pin::Pin,
-        sync::atomic::{AtomicUsize, Ordering},
-        task::{Context, Poll, Waker},
-    };
-
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn node(name: &str) -> Lane {
-        Lane::Node(name.into())
-    }
-
-    #[tokio::test]
-    async fn a_full_queue_refuses_at_once() {
-        let admission = Admission::new(AdmissionLimits {
-            in_flight: 1,
-            queue: 2,
-            queue_per_node: 1,
-        });
-        let held = admission.enter(node("a")).await.unwrap();
-        let waiting = tokio::spawn({
-            let admission = admission.clone();
-            async move { admission.enter(node("a")).await.is_ok() }
-        });
-        while admission.waiting() == 0 {
-            tokio::task::yield_now().await;
-        }
-        assert_eq!(
-            admission.enter(node("a")).await.err().unwrap().scope,
-            "of this node"
-        );
-        drop(held);
-        assert!(waiting.await.unwrap());
-    }
-
-    #[tokio::test]
-    async fn lanes_take_turns_beside_a_flood() {
-        let admission = Admission::new(AdmissionLimits {
-            in_flight: 1,
-            queue: 1_000,
-            queue_per_node: 500,
-        });
-        let held = admission.enter(node("flood")).await.unwrap();
-        let served = Arc::new(AtomicUsize::new(0));
-        let spawn = |lane: Lane| {
-            let (admission, served) = (admission.clone(), served.clone());
-            tokio::spawn(async move {
-                let _turn = admission.enter(lane).await.unwrap();
-                served.fetch_add(1, Ordering::Relaxed)
-            })
-        };
-        let flood: Vec<_> = (0..400).map(|_| spawn(node("flood"))).collect();
-        while admission.waiting() < 400 {
-            tokio::task::yield_now().await;
-        }
-        let quiet = spawn(node("quiet"));
-        while admission.waiting() < 401 {
-            tokio::task::yield_now().await;
-        }
-        drop(held);
-        assert!(
-            quiet.await.unwrap() <= 2,
-            "the quiet node waited for the flood"
-        );
-        for task in flood {
-            task.await.unwrap();
-        }
-    }
-
-    #[tokio::test]
-    async fn one_node_never_has_all_places() {
-        let admission = Admission::new(AdmissionLimits {
-            in_flight: 8,
-            queue: 100,
-            queue_per_node: 100,
-        });
-        let mut served = Vec::new();
-        for _ in 0..6 {
-            served.push(admission.enter(node("flood")).await.unwrap());
-        }
-        let mut waits = Box::pin(admission.enter(node("flood")));
-        assert!(poll_once(&mut waits).is_none(), "a seventh place");
-        let quiet = poll_once(&mut Box::pin(admission.enter(node("quiet"))));
-        let quiet = quiet.expect("a place is left for others").unwrap();
-        drop(quiet);
-        assert!(poll_once(&mut waits).is_none(), "the place of another");
-        served.pop();
-        waits.await.unwrap();
-    }
-
-    fn poll_once<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
-        match Pin::new(future).poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(output) => Some(output),
-            Poll::Pending => None,
-        }
-    }
-
-    #[derive(Clone, Debug)]
-    enum Step {
-        Enter(u8),
-        Leave(usize),
-        GiveUp(usize),
-    }
-
-    fn step() -> impl Strategy<Value = Step> {
-        prop_oneof![
-            3 => (0..4_u8).prop_map(Step::Enter),
-            2 => any::<usize>().prop_map(Step::Leave),
-            1 => any::<usize>().prop_map(Step::GiveUp),
-        ]
-    }
-
-    proptest! {
-        /// Whatever comes, leaves and gives up: no place too many, no share too large, and
-        /// nobody waits for a place that is free for them.
-        #[test]
-        fn places_are_neither_overrun_nor_left_empty(
-            in_flight in 1..9_usize,
-            steps in proptest::collection::vec(step(), 0..200),
-        ) {
-            let limits = AdmissionLimits { in_flight, queue: 20, queue_per_node: 8 };
-            let admission = Admission::new(limits);
-            let mut turns = Vec::new();
-            let mut waits = Vec::new();
-            for step in steps {
-                match step {
-                    Step::Enter(lane) => {
-                        let lane = node(&lane.to_string());
-                        let enter = admission.clone();
-                        let mut enter = Box::pin(async move { enter.enter(lane).await });
-                        match poll_once(&mut enter) {
-                            Some(Ok(turn)) => turns.push(turn),
-                            Some(Err(_)) => {}
-                            None => waits.push(enter),
-                        }
-                    }
-                    Step::Leave(at) if !turns.is_empty() => {
-                        drop(turns.swap_remove(at % turns.len()));
-                    }
-                    Step::GiveUp(at) if !waits.is_empty() => {
-                        drop(waits.swap_remove(at % waits.len()));
-                    }
-                    Step::Leave(_) | Step::GiveUp(_) => {}
-                }
-                waits.retain_mut(|wait| match poll_once(wait) {
-                    Some(turn) => {
-                        turns.push(turn.unwrap());
-                        false
-                    }
-                    None => true,
-                });
-                let state = admission.lock();
-                prop_assert_eq!(state.in_flight, turns.len());
-                prop_assert!(state.in_flight <= in_flight);
-                prop_assert!(state.waiting >= waits.len());
-                let served = |of: &Lane| turns.iter().filter(|turn| turn.lane == *of).count();
-                for (lane, place) in &state.lanes {
-                    prop_assert_eq!(place.in_flight, served(lane));
-                    prop_assert!(place.in_flight <= limits.share());
-                    let alive = place.waiting.iter().any(|sender| !sender.is_closed());
-                    prop_assert!(
-                        !alive || state.in_flight == in_flight || place.in_flight == limits.share(),
-                        "{:?} waits for a place that is free", lane
-                    );
-                }
-            }
-            drop(turns);
-            drop(waits);
-            prop_assert_eq!(admission.lock().in_flight, 0);
-        }
-    }
-
-    #[tokio::test]
-    async fn those_who_gave_up_take_no_turn() {
-        let admission = Admission::new(AdmissionLimits {
-            in_flight: 1,
-            queue: 10,
-            queue_per_node: 10,
-        });
-        let held = admission.enter(Lane::Own).await.unwrap();
-        for _ in 0..3 {
-            let enter = admission.enter(node("a"));
-            tokio::select! {
-                biased;
-                _ = enter => unreachable!("the only turn is held"),
-                () = tokio::task::yield_now() => {}
-            }
-        }
-        drop(held);
-        assert_eq!(admission.waiting(), 0);
-        let _all_free = admission.enter(node("b")).await.unwrap();
-        assert_eq!(admission.lock().in_flight, 1);
-    }
-
-    #[test]
-    fn a_host_has_one_lane_even_with_a_whole_ipv6_prefix() {
-        let lane = |a: &str| Lane::of_peer(a.parse().unwrap());
-        assert_eq!(lane("2001:db8::1"), lane("2001:db8::ffff"));
-        assert_ne!(lane("2001:db8::1"), lane("2001:db8:0:1::1"));
-        assert_eq!(lane("::ffff:10.0.0.1"), lane("10.0.0.1"));
-    }
-}
+mod tests;
