@@ -39,6 +39,44 @@ pub struct VerifiedSvid {
     pub spki_sha256: [u8; 32],
     /// The authority that the chain leads to.
     pub authority: CertificateDer<'static>,
+    /// When all certificates of the path are valid: within it, and with the same bundles, the
+    /// same chain verifies again.
+    pub path_valid: PathValidity,
+}
+
+/// What the validities of all certificates of a path have in common.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PathValidity {
+    from: OffsetDateTime,
+    /// The last second, in Unix time.
+    until: i64,
+}
+
+impl PathValidity {
+    /// From `from` to the second of `until`.
+    pub fn new(from: OffsetDateTime, until: OffsetDateTime) -> Self {
+        Self {
+            from,
+            until: until.unix_timestamp(),
+        }
+    }
+
+    fn of(certificate: &Facts<'_>) -> Self {
+        Self::new(certificate.not_before, certificate.not_after)
+    }
+
+    fn and(self, certificate: &Facts<'_>) -> Self {
+        let other = Self::of(certificate);
+        Self {
+            from: self.from.max(other.from),
+            until: self.until.min(other.until),
+        }
+    }
+
+    /// Whether `now` is within it, by the rule that [`verify_svid`] follows.
+    pub fn contains(&self, now: OffsetDateTime) -> bool {
+        now >= self.from && now.unix_timestamp() <= self.until
+    }
 }
 
 /// Verifies a presented chain, leaf first, at the time `now`, against the bundle of the
@@ -80,7 +118,7 @@ pub fn verify_svid(
         trust_domain,
         now,
     };
-    let authority = search.run(chain, &bundle.authorities)?;
+    let (authority, path_valid) = search.run(chain, &bundle.authorities)?;
     Ok(VerifiedSvid {
         not_before: leaf.not_before,
         not_after: leaf.not_after,
@@ -88,6 +126,7 @@ pub fn verify_svid(
         dns_names: leaf.dns_names.iter().map(ToString::to_string).collect(),
         spki_sha256: crypto::sha256(leaf.spki),
         authority,
+        path_valid,
         spiffe_id,
     })
 }
@@ -160,12 +199,12 @@ struct Search<'s> {
 }
 
 impl Search<'_> {
-    /// The authority at the end of the path.
+    /// The authority at the end of the path, and when the path is valid.
     fn run(
         &self,
         chain: &[CertificateDer<'_>],
         authorities: &[CertificateDer<'static>],
-    ) -> Result<CertificateDer<'static>, VerifyError> {
+    ) -> Result<(CertificateDer<'static>, PathValidity), VerifyError> {
         let usable: Vec<(TrustAnchor<'_>, &CertificateDer<'static>)> = authorities
             .iter()
             .filter_map(|der| Some((webpki::anchor_from_trusted_cert(der).ok()?, der)))
@@ -181,12 +220,12 @@ impl Search<'_> {
         // path is tried where one fails. Two certificates of one CA (one expired, one
         // renewed) are one anchor to webpki: either may complete the path.
         let refusal: RefCell<Option<VerifyError>> = RefCell::new(None);
-        let accepted: RefCell<Option<CertificateDer<'static>>> = RefCell::new(None);
+        let accepted: RefCell<Option<(CertificateDer<'static>, PathValidity)>> = RefCell::new(None);
         let check_path = |path: &VerifiedPath<'_>| {
             for (_, der) in usable.iter().filter(|(anchor, _)| anchor == path.anchor()) {
                 match self.check_path(path, der) {
-                    Ok(()) => {
-                        accepted.replace(Some((*der).clone()));
+                    Ok(valid) => {
+                        accepted.replace(Some(((*der).clone(), valid)));
                         return Ok(());
                     }
                     Err(error) => drop(refusal.replace(Some(error))),
@@ -204,7 +243,7 @@ impl Search<'_> {
             Some(&check_path),
         );
         match (found, accepted.take(), refusal.take()) {
-            (Ok(_), Some(authority), _) => Ok(authority),
+            (Ok(_), Some(accepted), _) => Ok(accepted),
             (Ok(_), None, refusal) | (Err(webpki::Error::UnknownIssuer), _, refusal) => {
                 Err(refusal.unwrap_or_else(|| self.unknown_authority()))
             }
@@ -213,14 +252,15 @@ impl Search<'_> {
     }
 
     /// What webpki does not check of the CAs on a path: key usage, and everything of the
-    /// authority itself but its name, key and name constraints.
+    /// authority itself but its name, key and name constraints. Tells when the path is valid.
     fn check_path(
         &self,
         path: &VerifiedPath<'_>,
         authority: &CertificateDer<'_>,
-    ) -> Result<(), VerifyError> {
+    ) -> Result<PathValidity, VerifyError> {
         let broken = |error: FactsError| VerifyError::Path(error.to_string());
         let mut below = 0_u32;
+        let mut valid = PathValidity::of(self.leaf);
         for intermediate in path.intermediate_certificates() {
             let der = intermediate.der();
             let facts = Facts::parse(&der).map_err(broken)?;
@@ -233,6 +273,7 @@ impl Search<'_> {
                 return Err(VerifyError::NoKeyCertSign(which()));
             }
             check_ca(&facts, which)?;
+            valid = valid.and(&facts);
             if facts.subject != facts.issuer {
                 below += 1;
             }
@@ -254,7 +295,8 @@ impl Search<'_> {
             return Err(VerifyError::PathLength(which()));
         }
         check_ca(&facts, which)?;
-        check_time(&facts, which, self.now)
+        check_time(&facts, which, self.now)?;
+        Ok(valid.and(&facts))
     }
 
     /// webpki's verdict in words, with the certificate that is at fault.

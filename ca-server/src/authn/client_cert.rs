@@ -1,11 +1,17 @@
 //! Renewal: a caller that presents an SVID of this CA. The record of that certificate says
 //! what it rests on, and that is checked again.
 
+mod proven;
+
+use std::sync::Arc;
+
 use citadel_identity::{SpiffeId, serial::Serial, template, verify};
 use citadel_proto::log;
 use prost::Message as _;
 use time::OffsetDateTime;
 
+use self::proven::Proven;
+pub(super) use self::proven::ProvenChains;
 use super::{Authenticator, AuthnError, Credentials};
 use crate::{
     caller::{Caller, Evidence, Method, Origin, Role},
@@ -18,9 +24,40 @@ impl Authenticator {
         credentials: &Credentials,
         now: OffsetDateTime,
     ) -> Result<Caller, AuthnError> {
-        let rejected = |reason: String| AuthnError::Rejected(reason);
-        // TLS verified the chain when the connection began; that may be long ago.
+        let proven = self.proven(credentials, now).await?;
+        if proven.issuer_key_id != self.issuer_key_id {
+            return Err(AuthnError::rejected(
+                "the client certificate's issuer is retired",
+            ));
+        }
+        let origin = self.check_origin(proven.origin.clone()).await?;
+        let role = self.role(proven.certificate_use, &proven.spiffe_id, &origin)?;
+        Ok(Caller {
+            role,
+            subject: origin.subject.clone(),
+            evidence: Evidence {
+                method: Method::ClientCertificate,
+                token_id: None,
+                certificate: Some((proven.serial.clone(), proven.spiffe_id.clone())),
+            },
+            origin,
+            address: credentials.address,
+        })
+    }
+
+    /// What the presented chain and the log prove together. The TLS handshake verified the
+    /// chain too, but that may be long ago.
+    async fn proven(
+        &self,
+        credentials: &Credentials,
+        now: OffsetDateTime,
+    ) -> Result<Arc<Proven>, AuthnError> {
         let bundles = self.bundles.borrow().clone();
+        let key = ProvenChains::key(&credentials.client_chain);
+        if let Some(proven) = self.proven_chains.get(&key, &bundles, now) {
+            return Ok(proven);
+        }
+        let rejected = |reason: String| AuthnError::Rejected(reason);
         let verified = verify::verify_svid(&credentials.client_chain, &bundles, now)
             .map_err(|error| rejected(format!("client certificate: {error}")))?;
         let issued = self.record_of(&verified.serial).await?;
@@ -32,29 +69,22 @@ impl Authenticator {
                 verified.serial
             )));
         }
-        if issued.issuer_key_id != self.issuer_key_id {
-            return Err(rejected(
-                "the client certificate's issuer is retired".into(),
-            ));
-        }
         let origin = issued
             .origin
             .as_ref()
             .and_then(Origin::from_record)
             .ok_or_else(|| rejected("the record of the client certificate has no origin".into()))?;
-        let origin = self.check_origin(origin).await?;
-        let role = self.role(issued.r#use(), &verified.spiffe_id, &origin)?;
-        Ok(Caller {
-            role,
-            subject: origin.subject.clone(),
-            evidence: Evidence {
-                method: Method::ClientCertificate,
-                token_id: None,
-                certificate: Some((verified.serial, verified.spiffe_id)),
-            },
+        let proven = Arc::new(Proven {
+            spiffe_id: verified.spiffe_id,
+            serial: verified.serial,
+            certificate_use: issued.r#use(),
+            issuer_key_id: issued.issuer_key_id,
             origin,
-            address: credentials.address,
-        })
+            valid: verified.path_valid,
+            bundles,
+        });
+        self.proven_chains.keep(key, Arc::clone(&proven), now);
+        Ok(proven)
     }
 
     async fn record_of(&self, serial: &Serial) -> Result<log::Issued, AuthnError> {

@@ -18,7 +18,7 @@ use citadel_identity::{bundle::BundleSet, crypto};
 use rustls::pki_types::CertificateDer;
 use time::OffsetDateTime;
 
-use self::{claims::Claims, local::Verdict, token_review::Reviews};
+use self::{claims::Claims, client_cert::ProvenChains, local::Verdict, token_review::Reviews};
 use crate::{
     admission::Lane,
     authz::Policy,
@@ -71,6 +71,7 @@ pub struct Authenticator {
     bundles: tokio::sync::watch::Receiver<Arc<BundleSet>>,
     issuer_key_id: Vec<u8>,
     reviews: Reviews,
+    proven_chains: ProvenChains,
 }
 
 impl Authenticator {
@@ -92,6 +93,7 @@ impl Authenticator {
             bundles,
             issuer_key_id,
             reviews,
+            proven_chains: ProvenChains::default(),
         }
     }
 

@@ -24,8 +24,8 @@ use crate::{
 /// time such refusals are spread. Whoever asks again at once, against the hint, would else cost
 /// the server's CPU, which is everybody's: a refusal is as much work for HTTP/2 and TLS as an
 /// answer, and hundreds at one instant hold up all others.
-const REFUSED_AFTER: Duration = Duration::from_millis(250);
-const REFUSED_WITHIN: Duration = Duration::from_millis(500);
+const REFUSED_AFTER: Duration = Duration::from_millis(500);
+const REFUSED_WITHIN: Duration = Duration::from_secs(1);
 
 /// What the services share.
 pub(crate) struct FrontParts {

@@ -413,6 +413,30 @@ fn a_bad_path_does_not_hide_a_good_one() {
 }
 
 #[test]
+fn a_path_is_valid_while_each_of_its_certificates_is() {
+    // The narrowest is the leaf, the intermediate, the authority.
+    for narrowest in 0..3 {
+        let bounds = |params: &mut CertificateParams, at: usize| {
+            let width = if at == narrowest { 1 } else { 2 };
+            params.not_before = NOW - Duration::hours(width);
+            params.not_after = NOW + Duration::hours(width);
+        };
+        let (mut root, mut ca, mut leaf) = (ca_params("root"), ca_params("ca"), leaf_params(ID));
+        bounds(&mut leaf, 0);
+        bounds(&mut ca, 1);
+        bounds(&mut root, 2);
+        let root = Authority::root(root);
+        let ca = root.child(ca);
+        let valid = verify(&[&ca.leaf(&leaf), &ca.der], &root.bundles()).unwrap();
+        let valid = valid.path_valid;
+        let (from, until) = (NOW - Duration::HOUR, NOW + Duration::HOUR);
+        assert!(valid.contains(from) && valid.contains(until), "{narrowest}");
+        assert!(!valid.contains(from - Duration::SECOND), "{narrowest}");
+        assert!(!valid.contains(until + Duration::SECOND), "{narrowest}");
+    }
+}
+
+#[test]
 fn unknown_critical_extensions_are_refused_everywhere() {
     let unknown = |critical: bool| {
         let mut extension = CustomExtension::from_oid_content(&[1, 2, 3, 4], vec![5, 0]);
