@@ -17,6 +17,7 @@ pub mod pem;
 pub mod profile;
 pub mod selector;
 pub mod serial;
+pub mod slot;
 mod spki;
 pub mod template;
 pub mod tls;

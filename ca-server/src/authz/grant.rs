@@ -89,6 +89,17 @@ impl Grant {
         &self.hint
     }
 
+    /// What tells who holds the identity from all others who do, and stays the same from
+    /// renewal to renewal: the identity with its pod, else with its node and entry.
+    pub fn holder(&self) -> Vec<&str> {
+        let node = self.origin.node.as_ref();
+        let mut holder = vec![self.spiffe_id.path()];
+        holder.extend(self.pod_uid());
+        holder.extend(node.map(|(_, node)| node.uid.as_str()));
+        holder.extend(self.origin.entry_id.as_deref());
+        holder
+    }
+
     /// UID of the pod that the identity belongs to, where there is one.
     pub fn pod_uid(&self) -> Option<&str> {
         let pod = self.origin.subject.as_ref()?.pod.as_ref()?;

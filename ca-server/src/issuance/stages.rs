@@ -7,6 +7,7 @@ use citadel_identity::{
     lint::{self, LintContext, LintSubject},
     profile::{self, SvidRequest, SvidUse, Unsigned},
     serial::Serial,
+    slot::renewal_slot,
 };
 use citadel_proto::log;
 use rustls::pki_types::CertificateDer;
@@ -259,7 +260,7 @@ impl Recorded {
             ..
         } = self.signed.template;
         Svid {
-            renew_at: renewal_slot(&request.serial, now, request.not_after),
+            renew_at: renewal_slot(&grant.holder(), now, request.not_after),
             spiffe_id: request.spiffe_id,
             certificate: CertificateDer::from(self.signed.certificate),
             serial: request.serial,
@@ -269,32 +270,5 @@ impl Recorded {
             pod_uid: grant.pod_uid().map(ToOwned::to_owned),
             hint: grant.hint().to_owned(),
         }
-    }
-}
-
-/// Between 45 and 55 % of the time left, by a byte of the serial's random part: fixed for
-/// one certificate, spread over many.
-fn renewal_slot(serial: &Serial, now: OffsetDateTime, not_after: OffsetDateTime) -> OffsetDateTime {
-    let byte = serial.as_bytes().last().copied().unwrap_or(128);
-    let share = 0.45 + 0.10 * f64::from(byte) / 255.0;
-    now + (not_after - now) * share
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn renewal_slots_spread_around_half_of_the_lifetime() {
-        let now = OffsetDateTime::UNIX_EPOCH + Duration::days(20_000);
-        let end = now + Duration::seconds(1_000);
-        let slots: Vec<i64> = (0..64)
-            .map(|_| (renewal_slot(&Serial::new(1), now, end) - now).whole_seconds())
-            .collect();
-        assert!(slots.iter().all(|s| (450..=550).contains(s)), "{slots:?}");
-        assert!(
-            slots.iter().max() > slots.iter().min(),
-            "all alike: {slots:?}"
-        );
     }
 }

@@ -2,6 +2,8 @@
 //! them out. SDS, the Workload API and files are views of it.
 
 #[cfg(test)]
+mod herd_tests;
+#[cfg(test)]
 mod hostile_answers;
 mod key;
 mod manager;

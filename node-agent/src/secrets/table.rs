@@ -245,8 +245,13 @@ impl Table {
             } => {
                 entry.failures = entry.failures.saturating_add(1);
                 let jitter = rand::rng().random();
-                let plan = entry.held.as_ref().map(|held| &held.plan);
-                let pause = timing::pause(entry.failures, plan, jitter);
+                let pause = match &entry.held {
+                    Some(held) => {
+                        let left = held.expires().saturating_duration_since(now);
+                        timing::renewal_pause(entry.failures, &held.plan, left, jitter)
+                    }
+                    None => timing::pause(entry.failures, None, jitter),
+                };
                 entry.due = now
                     + match retry_after {
                         Some(told) => timing::pause_as_told(told, jitter).max(pause),

@@ -14,6 +14,12 @@ const LONGEST_FIRST_PAUSE: Duration = Duration::from_secs(5);
 /// The soonest renewal: whatever a CA says, it is not asked in a loop.
 const SOONEST: Duration = Duration::from_millis(500);
 
+/// Tries at a renewal, a moment apart, before it is put off: enough for a CA that restarts.
+const QUICK_TRIES: u32 = 5;
+
+/// A certificate with less than this left is tried for at short pauses, whatever happens.
+const PRESSING: Duration = Duration::from_mins(5);
+
 /// The longest wait that a CA may ask for.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_mins(5);
 
@@ -66,6 +72,20 @@ pub fn pause(failures: u32, held: Option<&Plan>, jitter: f64) -> Duration {
     doubled
         .min(longest)
         .mul_f64(0.5 + 0.5 * jitter.clamp(0.0, 1.0))
+}
+
+/// As [`pause`], for the renewal of a workload's certificate that has `left` to live.
+///
+/// Where there is time, the next try is somewhere between a tenth and three quarters of what
+/// is left. Whatever became due while the CA was away would else come to it at once when it
+/// is back; spread like this, an outage of a fifth of a lifetime is followed by less than
+/// twice the usual load (`herd_tests.rs`), and each certificate has many more tries before
+/// its end.
+pub fn renewal_pause(failures: u32, held: &Plan, left: Duration, jitter: f64) -> Duration {
+    if failures <= QUICK_TRIES || left < PRESSING {
+        return pause(failures, Some(held), jitter);
+    }
+    left.mul_f64(0.1 + 0.65 * jitter.clamp(0.0, 1.0))
 }
 
 /// The pause where the CA said how long to wait: at least that long, a little spread.
@@ -127,6 +147,22 @@ mod tests {
         assert_eq!(pause_as_told(asked, 0.0), asked);
         assert_eq!(pause_as_told(asked, 1.0), Duration::from_secs(22));
         assert_eq!(pause_as_told(Duration::MAX, 0.0), LONGEST_RETRY_AFTER);
+    }
+
+    #[test]
+    fn a_renewal_that_has_time_is_put_off_by_a_part_of_what_is_left() {
+        let plan = Plan::new(NOW * 1000, NOW + 3_600, 0, 0.0);
+        let half_an_hour = Duration::from_mins(30);
+        let at = |failures, left, jitter| renewal_pause(failures, &plan, left, jitter);
+        assert!(at(QUICK_TRIES, half_an_hour, 1.0) <= Duration::from_secs(4));
+        assert_eq!(at(QUICK_TRIES + 1, half_an_hour, 0.0), half_an_hour / 10);
+        assert_eq!(
+            at(QUICK_TRIES + 1, half_an_hour, 1.0),
+            half_an_hour.mul_f64(0.75)
+        );
+        // Never beyond its end; and at the end it is tried often.
+        assert!(at(1_000, PRESSING, 1.0) < PRESSING);
+        assert!(at(1_000, PRESSING / 2, 1.0) <= LONGEST_PAUSE);
     }
 
     proptest! {
