@@ -152,7 +152,7 @@ impl Admission {
                 state.in_flight += 1;
                 return Ok(self.turn(lane));
             }
-            self.enqueue(&mut state, lane, now)?
+            self.enqueue(&mut state, &lane, now)?
         };
         // The sender is dropped only with the queue itself.
         receiver.await.map_err(|_| Overloaded {
@@ -198,7 +198,7 @@ impl Admission {
     fn enqueue(
         &self,
         state: &mut State,
-        lane: Lane,
+        lane: &Lane,
         now: Instant,
     ) -> Result<oneshot::Receiver<Turn>, Overloaded> {
         let full = |scope, waiting| Overloaded {
@@ -218,13 +218,13 @@ impl Admission {
             None
         };
         if let Some(refused) = refused {
-            state.forget_if_idle(&lane);
+            state.forget_if_idle(lane);
             return Err(refused);
         }
         let (sender, receiver) = oneshot::channel();
         place.waiting.push_back(sender);
         state.waiting += 1;
-        self.line_up(state, &lane, now);
+        self.line_up(state, lane, now);
         Ok(receiver)
     }
 
