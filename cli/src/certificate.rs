@@ -166,11 +166,6 @@ pub(crate) fn to_pem(certificates: &[Vec<u8>]) -> String {
         .collect()
 }
 
-/// A private key (PKCS#8) as PEM; wiped when dropped.
-pub(crate) fn key_to_pem(pkcs8: &[u8]) -> Zeroizing<String> {
-    pem::encode(pem::PRIVATE_KEY, pkcs8)
-}
-
 /// For serde: an instant as RFC 3339.
 pub(crate) fn rfc3339<S: Serializer>(at: &OffsetDateTime, to: S) -> Result<S::Ok, S::Error> {
     to.serialize_str(&output::instant(*at))
@@ -212,18 +207,8 @@ mod tests {
         let mut two = [svid.chain[0].clone(), ca.root.clone()].concat();
         two.pop();
         assert_eq!(read(&two).unwrap_err(), CertificateError::Malformed(2));
-        let key = key_to_pem(b"no certificate here");
+        let key = pem::encode(pem::PRIVATE_KEY, b"no certificate here");
         assert_eq!(read(key.as_bytes()).unwrap_err(), CertificateError::None);
-    }
-
-    #[test]
-    fn a_key_as_pem_has_its_label_and_short_lines() {
-        let pem = key_to_pem(&[7; 200]);
-        assert!(pem.starts_with("-----BEGIN PRIVATE KEY-----\n"));
-        assert!(pem.ends_with("-----END PRIVATE KEY-----\n"));
-        assert!(pem.lines().all(|line| line.len() <= 64));
-        let parsed = rustls::pki_types::PrivatePkcs8KeyDer::from_pem_slice(pem.as_bytes()).unwrap();
-        assert_eq!(parsed.secret_pkcs8_der(), [7; 200]);
     }
 
     proptest::proptest! {

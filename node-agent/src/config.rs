@@ -16,7 +16,11 @@ use citadel_runtime::{
 use serde::Deserialize;
 
 use crate::{
-    attest::cgroup::CgroupRoot, ca_client::FirstTrust, connections::Limits, secrets::ManagerOptions,
+    attest::cgroup::CgroupRoot,
+    ca_client::FirstTrust,
+    connections::Limits,
+    files::config::{self as files, FilesConfig, Rule},
+    secrets::ManagerOptions,
 };
 
 /// The longest name of a cluster, in bytes.
@@ -45,6 +49,8 @@ pub struct Config {
     pub proc_root: PathBuf,
     /// Lifetime to ask for; without it the CA's default.
     pub svid_ttl: Option<HumanDuration>,
+    /// Identities that are kept as files.
+    pub files: Vec<FilesConfig>,
     /// Bounds.
     pub limits: LimitsConfig,
     /// Logs.
@@ -113,6 +119,8 @@ pub struct Settings {
     pub proc_root: PathBuf,
     /// Seconds; 0 leaves it to the CA.
     pub ttl_seconds: i64,
+    /// Folders to keep.
+    pub files: Vec<Rule>,
     /// Of the socket.
     pub limits: Limits,
     /// Of the secrets.
@@ -335,6 +343,7 @@ impl Config {
                 );
             }
         }
+        let files = files::rules(&self.files, trust_domain.as_ref(), &mut check);
         check.finish()?;
         let (Some(trust_domain), Some(first_trust)) = (trust_domain, first_trust) else {
             // Each missing value was a problem above.
@@ -351,6 +360,7 @@ impl Config {
             cgroup_root: CgroupRoot::new(&self.cgroup_root),
             proc_root: self.proc_root.clone(),
             ttl_seconds: i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX),
+            files,
             limits: Limits {
                 connections: self.limits.connections,
                 connections_per_peer: self.limits.connections_per_peer,
@@ -441,6 +451,7 @@ impl Default for Config {
             cgroup_root: "/".into(),
             proc_root: "/proc".into(),
             svid_ttl: None,
+            files: Vec::new(),
             limits: LimitsConfig::default(),
             log: LogConfig::default(),
         }

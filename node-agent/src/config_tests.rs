@@ -55,6 +55,60 @@ fn every_key_is_read() {
 }
 
 #[test]
+fn folders_of_certificates_are_read() {
+    let yaml = "trust_domain: a.org\n\
+        files:\n\
+        - directory: /etc/db/tls\n  owner: root\n  spiffe_id: spiffe://a.org/db\n  \
+          key_mode: '0640'\n  reload: { pid_file: /run/db.pid, signal: USR1, \
+          command: [db, reload], http: 'http://127.0.0.1:1/x' }\n\
+        - { directory: /etc/web/tls, owner: '4242' }\n";
+    let rules = load(yaml, &[]).unwrap().settings().unwrap().files;
+    assert_eq!(rules[0].owner, (0, 0));
+    assert_eq!(rules[0].access.key_mode, 0o640);
+    assert_eq!(rules[0].reload.command, ["db", "reload"]);
+    assert!(rules[0].reload.signal.is_some() && rules[0].reload.http.is_some());
+    assert_eq!(rules[1].owner, (4242, 4242));
+    assert_eq!(
+        (&rules[1].spiffe_id, rules[1].access.key_mode),
+        (&None, 0o600)
+    );
+    for (rule, key) in [
+        ("directory: tls, owner: root", "files[0].directory"),
+        ("directory: /tls", "files[0].owner"),
+        ("directory: /tls, owner: nobody-at-all", "files[0].owner"),
+        (
+            "directory: /tls, owner: root, group: no-group",
+            "files[0].group",
+        ),
+        (
+            "directory: /tls, owner: root, spiffe_id: 'spiffe://b.org/x'",
+            "files[0].spiffe_id",
+        ),
+        (
+            "directory: /tls, owner: root, key_mode: '0644'",
+            "files[0].key_mode",
+        ),
+        (
+            "directory: /tls, owner: root, reload: { signal: HUP }",
+            "files[0].reload.signal",
+        ),
+        (
+            "directory: /tls, owner: root, reload: { pid_file: /p, signal: KILL }",
+            "files[0].reload.signal",
+        ),
+        (
+            "directory: /tls, owner: root, reload: { http: 'http://b.org/' }",
+            "files[0].reload.http",
+        ),
+    ] {
+        let problem = problem(&format!("trust_domain: a.org\nfiles: [{{ {rule} }}]\n"));
+        assert!(problem.contains(key), "{rule}: {problem}");
+    }
+    let twice = "trust_domain: a.org\nfiles: [{directory: /a, owner: root}, {directory: /a, owner: root}]\n";
+    assert!(problem(twice).contains("files[1].directory"));
+}
+
+#[test]
 fn flags_beat_the_file() {
     let flags = [
         "--trust-domain",

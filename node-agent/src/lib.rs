@@ -9,6 +9,7 @@ pub mod ca_client;
 pub mod clock;
 pub mod config;
 pub mod connections;
+pub mod files;
 mod gate;
 pub mod identities;
 pub mod metrics;
@@ -46,6 +47,7 @@ use crate::{
     clock::{Clock, SystemClock},
     config::{Config, Settings},
     connections::Limits,
+    files::keeper::Keeper,
     identities::Identities,
     metrics::Metrics,
     sds::Sds,
@@ -88,6 +90,7 @@ pub struct Bound {
     metrics: Metrics,
     session: Arc<Session>,
     identities: Identities,
+    keepers: Vec<Keeper>,
 }
 
 /// Why the agent does not start.
@@ -161,6 +164,12 @@ pub async fn build(config: Config, parts: Parts) -> Result<Bound, StartError> {
         bundles: session.bundles(),
         ttl_seconds: settings.ttl_seconds,
     };
+    let keeper = |rule| Keeper {
+        rule,
+        identities: identities.clone(),
+        metrics: metrics.clone(),
+    };
+    let keepers = settings.files.into_iter().map(keeper).collect();
     let admin_server = AdminServer::bind(settings.admin_listen, readiness, Arc::new(registry))
         .await
         .map_err(StartError::Admin)?;
@@ -177,6 +186,7 @@ pub async fn build(config: Config, parts: Parts) -> Result<Bound, StartError> {
         metrics,
         session,
         identities,
+        keepers,
     })
 }
 
@@ -194,6 +204,9 @@ impl Bound {
         self.shutdown
             .spawn(self.identities.manager.clone().run(signal()));
         self.shutdown.spawn(self.admin_server.serve(signal()));
+        for keeper in self.keepers {
+            self.shutdown.spawn(keeper.run(signal()));
+        }
         let sds = Sds {
             identities: self.identities.clone(),
             metrics: self.metrics.clone(),

@@ -28,6 +28,7 @@ struct Inner {
     streams: Family<Protocol, Gauge>,
     acks: Counter,
     nacks: Counter,
+    files: Family<Outcome, Counter>,
     skew: Gauge<f64, AtomicU64>,
 }
 
@@ -89,10 +90,25 @@ impl Metrics {
             m.nacks.clone(),
         );
         registry.register(
+            "files",
+            "Certificates written as files; a failure is one of writing or of telling the reader",
+            m.files.clone(),
+        );
+        registry.register(
             "clock_skew_seconds",
             "This machine's clock minus the CA's",
             m.skew.clone(),
         );
+    }
+
+    pub(crate) fn files_written(&self) {
+        let outcome = "written";
+        self.inner.files.get_or_create(&Outcome { outcome }).inc();
+    }
+
+    pub(crate) fn files_failed(&self) {
+        let outcome = "failed";
+        self.inner.files.get_or_create(&Outcome { outcome }).inc();
     }
 
     pub(crate) fn holding(&self, identities: usize, next_expiry: Option<i64>) {

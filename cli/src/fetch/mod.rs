@@ -6,7 +6,6 @@ mod hostile_bytes;
 pub(crate) mod update;
 mod write;
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use time::OffsetDateTime;
@@ -18,6 +17,7 @@ use crate::output::{self, Format};
 
 pub(crate) use client::Updates;
 use update::{Svid, Update};
+use write::{Files, WriteArgs};
 
 /// Fetches this process's X.509-SVIDs and trust bundles over the SPIFFE Workload API.
 // clap shows these comments as they are: no Markdown in them.
@@ -29,17 +29,12 @@ pub(crate) struct FetchArgs {
     #[arg(long, value_name = "ADDRESS", env = endpoint::VARIABLE)]
     socket: Option<String>,
 
-    /// Stay, and print (and write) each update.
+    /// Stay, and print (and write) each update; --renew does so without printing.
     #[arg(long)]
     watch: bool,
 
-    /// Write svid.pem, svid_key.pem (mode 0600) and svid_bundle.pem to this folder.
-    #[arg(long, value_name = "DIR")]
-    write: Option<PathBuf>,
-
-    /// With --write, the identity to write; default: the endpoint's first.
-    #[arg(long, value_name = "SPIFFE_ID", requires = "write")]
-    id: Option<String>,
+    #[command(flatten)]
+    write: WriteArgs,
 
     /// How long to wait for the first answer; what may pass is retried until then.
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_duration)]
@@ -49,7 +44,8 @@ pub(crate) struct FetchArgs {
 impl FetchArgs {
     pub(crate) fn run(self, format: Format) -> Result<Outcome, Ended> {
         let endpoint = self.endpoint()?;
-        let folder = self.write.as_deref().map(write::Folder::open).transpose()?;
+        let files = self.write.files()?;
+        let stays = self.watch || self.write.renew;
         crate::asynchronous(async {
             let mut updates = Updates::new(endpoint);
             let mut timeout = Some(self.timeout);
@@ -59,28 +55,39 @@ impl FetchArgs {
                     _ = tokio::signal::ctrl_c() => return Ok(Outcome::Done),
                 };
                 let now = OffsetDateTime::now_utc();
-                self.show(&update, format, now)?;
+                if !self.write.renew {
+                    self.show(&update, format, now)?;
+                }
                 if let Some(problem) = update.problem(now) {
                     let failure =
                         Failure::check(format!("what the endpoint gave is not valid: {problem}"))
                             .next("Nothing was written. The agent's log and the CA's say more.");
-                    if !self.watch {
+                    if !stays {
                         return Err(failure.into());
                     }
                     output::note(&format!("citadel: {failure}"));
-                } else if let Some(folder) = &folder {
-                    folder.write(self.chosen(&update)?)?;
-                    if format == Format::Text {
-                        output::note(&format!("written to {}", folder.display()));
+                } else if let Some(files) = &files {
+                    let written = self.write(files, &update, format).await;
+                    match written {
+                        Err(failure) if stays => output::note(&format!("citadel: {failure}")),
+                        written => written?,
                     }
                 }
-                if !self.watch {
+                if !stays {
                     return Ok(Outcome::Done);
                 }
                 // Once there was an answer, an outage is something to wait out.
                 timeout = None;
             }
         })
+    }
+
+    async fn write(&self, files: &Files, update: &Update, format: Format) -> Result<(), Failure> {
+        files.write(self.chosen(update)?)?;
+        if format == Format::Text {
+            output::note(&format!("written to {}", files.display()));
+        }
+        files.tell().await
     }
 
     fn endpoint(&self) -> Result<Endpoint, Failure> {
@@ -112,7 +119,7 @@ impl FetchArgs {
     }
 
     fn chosen<'u>(&self, update: &'u Update) -> Result<&'u Svid, Failure> {
-        let Some(id) = &self.id else {
+        let Some(id) = &self.write.id else {
             // `Update::parse` refuses an answer without one.
             return Ok(&update.svids[0]);
         };

@@ -1,169 +1,157 @@
-//! An SVID as files, with the names of spiffe-helper: `svid.pem` (chain, leaf
-//! first), `svid_key.pem` (mode 0600), `svid_bundle.pem`.
+//! `--write`, `--renew` and `--exec`: an SVID as files, kept new for a program that reads
+//! nothing else.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::process::Stdio;
+
+use citadel_node_agent::files::folder::{Access, Folder, FolderError};
+use citadel_node_agent::files::{Material, formats, keeper, reload};
+use tokio::process::Command;
 
 use super::update::Svid;
-use crate::certificate;
 use crate::exit::Failure;
 
-pub(crate) const CERTIFICATE: &str = "svid.pem";
-pub(crate) const KEY: &str = "svid_key.pem";
-pub(crate) const BUNDLE: &str = "svid_bundle.pem";
+/// What of `citadel fetch` is about files.
+// clap shows these comments as they are: no Markdown in them.
+#[allow(clippy::doc_markdown)]
+#[derive(Debug, clap::Args)]
+pub(super) struct WriteArgs {
+    /// Write svid.pem, svid_key.pem (mode 0600) and svid_bundle.pem to this folder.
+    ///
+    /// They change all at once: each is a link into ..data, which one rename points to the
+    /// new set.
+    #[arg(long, value_name = "DIR")]
+    pub(super) write: Option<PathBuf>,
 
-/// A folder that holds one SVID.
-pub(crate) struct Folder {
-    path: PathBuf,
+    /// With --write, the identity to write; default: the endpoint's first.
+    #[arg(long, value_name = "SPIFFE_ID", requires = "write")]
+    pub(super) id: Option<String>,
+
+    /// With --write, svid.p12 too (PKCS#12 with key, chain and bundle), under the password in
+    /// this file's first line.
+    #[arg(long, value_name = "FILE", requires = "write")]
+    pub(super) pkcs12_password_file: Option<PathBuf>,
+
+    /// With --write, stay and write each renewed certificate, without printing it.
+    #[arg(long, requires = "write", conflicts_with = "watch")]
+    pub(super) renew: bool,
+
+    /// With --write, a command for the shell after each write, such as "nginx -s reload".
+    /// SIGHUP to a process: "kill -HUP $(cat /run/x.pid)".
+    #[arg(long, value_name = "CMD", requires = "write")]
+    pub(super) exec: Option<String>,
 }
 
-impl Folder {
-    /// Uses `path`; makes it with mode 0700 where it is missing.
-    pub(crate) fn open(path: &Path) -> Result<Self, Failure> {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(path)
-            .map_err(|error| cannot(path, "make the folder", &error))?;
-        Ok(Self {
-            path: path.to_path_buf(),
-        })
+/// A folder that holds one SVID.
+pub(super) struct Files {
+    folder: Folder,
+    pkcs12_password_file: Option<PathBuf>,
+    exec: Option<String>,
+}
+
+impl WriteArgs {
+    /// The folder to write to, if one was named.
+    pub(super) fn files(&self) -> Result<Option<Files>, Failure> {
+        let Some(path) = &self.write else {
+            return Ok(None);
+        };
+        Ok(Some(Files {
+            folder: Folder::open(path, Access::default()).map_err(|error| cannot(&error))?,
+            pkcs12_password_file: self.pkcs12_password_file.clone(),
+            exec: self.exec.clone(),
+        }))
+    }
+}
+
+impl Files {
+    pub(super) fn display(&self) -> std::path::Display<'_> {
+        self.folder.path().display()
     }
 
-    pub(crate) fn display(&self) -> std::path::Display<'_> {
-        self.path.display()
-    }
-
-    /// Replaces the three files. All are complete on disk under temporary names
-    /// before the first takes its own, so that a failure on the way leaves the
-    /// old set whole; each changes in one step, so that no reader sees half a file.
-    pub(crate) fn write(&self, svid: &Svid) -> Result<(), Failure> {
+    /// Replaces the files.
+    pub(super) fn write(&self, svid: &Svid) -> Result<(), Failure> {
         svid.key_belongs().map_err(|problem| {
             Failure::check(format!(
                 "nothing is written to {}: {problem}",
-                self.path.display()
+                self.display()
             ))
         })?;
-        let key = certificate::key_to_pem(&svid.key);
-        // The bundle first: it must be there when the new certificate is used.
-        let files = [
-            self.stage(
-                BUNDLE,
-                0o644,
-                certificate::to_pem(&svid.authorities).as_bytes(),
-            )?,
-            self.stage(KEY, 0o600, key.as_bytes())?,
-            self.stage(
-                CERTIFICATE,
-                0o644,
-                certificate::to_pem(&svid.chain).as_bytes(),
-            )?,
-        ];
-        for file in files {
-            file.publish()?;
+        let owned = |ders: &[Vec<u8>]| ders.iter().map(|der| der.clone().into()).collect();
+        let material = Material {
+            chain: owned(&svid.chain),
+            key: svid.key.clone(),
+            authorities: owned(&svid.authorities),
+        };
+        let mut files = formats::pem(&material);
+        if let Some(path) = &self.pkcs12_password_file {
+            let password = keeper::read_password(path).map_err(|reason| {
+                Failure::local(format!("{}: {reason}", path.display())).next(
+                    "Write the password into its first line, or leave out --pkcs12-password-file.",
+                )
+            })?;
+            let pkcs12 = formats::pkcs12(&material, &password);
+            files.push(pkcs12.map_err(|error| Failure::local(error.to_string()))?);
         }
-        // The new names are durable only when the folder is.
-        File::open(&self.path)
-            .and_then(|folder| folder.sync_all())
-            .map_err(|error| cannot(&self.path, "sync the folder", &error))
+        self.folder.write(&files).map_err(|error| cannot(&error))
     }
 
-    fn stage(&self, name: &str, mode: u32, content: &[u8]) -> Result<Staged, Failure> {
-        let target = self.path.join(name);
-        let temporary = self.path.join(format!(
-            ".{name}.{}",
-            hex::encode(rand::random::<[u8; 8]>())
-        ));
-        let staged = Staged { temporary, target };
-        staged
-            .fill(mode, content)
-            .map_err(|error| cannot(&staged.temporary, "write", &error))?;
-        Ok(staged)
-    }
-}
-
-/// A complete file that waits for its name; removed when it never gets it.
-struct Staged {
-    temporary: PathBuf,
-    target: PathBuf,
-}
-
-impl Staged {
-    fn fill(&self, mode: u32, content: &[u8]) -> io::Result<()> {
-        // create_new: never through a link that somebody else put there.
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(mode)
-            .open(&self.temporary)?;
-        file.write_all(content)?;
-        file.sync_all()
-    }
-
-    fn publish(&self) -> Result<(), Failure> {
-        fs::rename(&self.temporary, &self.target)
-            .map_err(|error| cannot(&self.target, "replace", &error))
+    /// Runs `--exec`, if there is one.
+    pub(super) async fn tell(&self) -> Result<(), Failure> {
+        let Some(command) = &self.exec else {
+            return Ok(());
+        };
+        let failed = |what: String| {
+            Failure::local(format!("--exec {command:?} {what}"))
+                .next("The files are written; the program that reads them does not know it yet.")
+        };
+        let mut shell = Command::new("sh");
+        shell
+            .args(["-c", command])
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
+        match tokio::time::timeout(reload::PATIENCE, shell.status()).await {
+            Err(_) => Err(failed(format!("did not end within {:?}", reload::PATIENCE))),
+            Ok(Err(error)) => Err(failed(format!("can't be started: {error}"))),
+            Ok(Ok(status)) if !status.success() => Err(failed(format!("failed: {status}"))),
+            Ok(Ok(_)) => Ok(()),
+        }
     }
 }
 
-impl Drop for Staged {
-    fn drop(&mut self) {
-        // Gone already where it was published.
-        let _ = fs::remove_file(&self.temporary);
-    }
-}
-
-fn cannot(path: &Path, what: &str, error: &io::Error) -> Failure {
-    Failure::local(format!("can't {what} {}: {error}", path.display()))
-        .next("Choose a folder with --write that this user may write to.")
+fn cannot(error: &FolderError) -> Failure {
+    Failure::local(error.to_string()).next("Choose a folder with --write that is this user's own.")
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
-    use std::os::unix::fs::PermissionsExt as _;
+    use std::fs;
+    use std::path::Path;
 
     use super::*;
+    use crate::certificate;
     use crate::testing::TestCa;
 
-    fn mode(path: &Path) -> u32 {
-        fs::metadata(path).unwrap().permissions().mode() & 0o777
+    fn files(folder: &Path, exec: Option<&str>) -> Files {
+        let args = WriteArgs {
+            write: Some(folder.to_owned()),
+            id: None,
+            pkcs12_password_file: None,
+            renew: false,
+            exec: exec.map(ToOwned::to_owned),
+        };
+        args.files().unwrap().unwrap()
     }
 
     #[test]
-    fn files_have_their_names_modes_and_content() {
+    fn the_files_hold_the_svid() {
         let ca = TestCa::new();
         let svid = ca.svid("spiffe://example.org/a");
-        let parent = tempfile::tempdir().unwrap();
-        let path = parent.path().join("a/b");
-        Folder::open(&path).unwrap().write(&svid).unwrap();
-        assert_eq!(mode(&path), 0o700);
-        assert_eq!(mode(&path.join("svid_key.pem")), 0o600);
-        assert_eq!(mode(&path.join("svid.pem")), 0o644);
-        assert_eq!(mode(&path.join("svid_bundle.pem")), 0o644);
-        let read = |name: &str| certificate::read(&fs::read(path.join(name)).unwrap());
+        let folder = tempfile::tempdir().unwrap();
+        files(folder.path(), None).write(&svid).unwrap();
+        let read = |name: &str| certificate::read(&fs::read(folder.path().join(name)).unwrap());
         assert_eq!(read("svid.pem").unwrap(), svid.chain);
         assert_eq!(read("svid_bundle.pem").unwrap(), svid.authorities);
-        let mut names: Vec<_> = fs::read_dir(&path)
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name())
-            .collect();
-        names.sort();
-        assert_eq!(names, ["svid.pem", "svid_bundle.pem", "svid_key.pem"]);
-    }
-
-    #[test]
-    fn a_key_file_that_was_open_to_all_is_replaced_by_one_that_is_not() {
-        let ca = TestCa::new();
-        let folder = tempfile::tempdir().unwrap();
-        let key = folder.path().join(KEY);
-        fs::write(&key, "old").unwrap();
-        fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
-        let svid = ca.svid("spiffe://example.org/a");
-        Folder::open(folder.path()).unwrap().write(&svid).unwrap();
-        assert_eq!(mode(&key), 0o600);
     }
 
     #[test]
@@ -171,38 +159,25 @@ mod tests {
         let ca = TestCa::new();
         let folder = tempfile::tempdir().unwrap();
         let first = ca.svid("spiffe://example.org/a");
-        let opened = Folder::open(folder.path()).unwrap();
+        let opened = files(folder.path(), None);
         opened.write(&first).unwrap();
         let mut mixed = ca.svid("spiffe://example.org/a");
         mixed.key = ca.svid("spiffe://example.org/a").key.clone();
         let failure = opened.write(&mixed).unwrap_err();
         assert!(failure.to_string().contains("does not fit"), "{failure}");
-        let left = fs::read(folder.path().join(CERTIFICATE)).unwrap();
+        let left = fs::read(folder.path().join(formats::CERTIFICATE)).unwrap();
         assert_eq!(certificate::read(&left).unwrap(), first.chain);
     }
 
-    #[test]
-    fn a_failure_on_the_way_leaves_no_temporary_file() {
-        let ca = TestCa::new();
+    #[tokio::test]
+    async fn the_command_is_the_shells_and_its_failure_is_told() {
         let folder = tempfile::tempdir().unwrap();
-        // A folder in the certificate's place can't be replaced by a file.
-        fs::create_dir(folder.path().join(CERTIFICATE)).unwrap();
-        let svid = ca.svid("spiffe://example.org/a");
-        Folder::open(folder.path())
-            .unwrap()
-            .write(&svid)
-            .unwrap_err();
-        let hidden = fs::read_dir(folder.path())
-            .unwrap()
-            .filter(|entry| {
-                entry
-                    .as_ref()
-                    .unwrap()
-                    .file_name()
-                    .to_string_lossy()
-                    .starts_with('.')
-            })
-            .count();
-        assert_eq!(hidden, 0);
+        let told = folder.path().join("told");
+        let command = format!("echo once >> {}", told.display());
+        files(folder.path(), Some(&command)).tell().await.unwrap();
+        assert_eq!(fs::read_to_string(told).unwrap(), "once\n");
+        let failed = files(folder.path(), Some("exit 3")).tell().await;
+        let failed = failed.unwrap_err().to_string();
+        assert!(failed.contains("exit status: 3"), "{failed}");
     }
 }

@@ -2,6 +2,7 @@
 //! would see them. Slots and pauses are the ones that are used; the seed is fixed.
 
 #![allow(
+    clippy::print_stdout,
     clippy::unwrap_used,
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,

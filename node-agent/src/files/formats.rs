@@ -1,0 +1,114 @@
+//! What is in the files, and their names: those of spiffe-helper.
+
+use citadel_identity::pem;
+use p12_keystore::{
+    Certificate, EncryptionAlgorithm, KeyStore, KeyStoreEntry, MacAlgorithm, PrivateKey,
+    PrivateKeyChain,
+};
+use zeroize::Zeroizing;
+
+use super::Material;
+
+/// The chain, leaf first, PEM.
+pub const CERTIFICATE: &str = "svid.pem";
+/// The private key, PEM of PKCS#8.
+pub const KEY: &str = "svid_key.pem";
+/// The trust bundle, PEM.
+pub const BUNDLE: &str = "svid_bundle.pem";
+/// Key, chain and trust bundle, PKCS#12 (RFC 7292).
+pub const PKCS12: &str = "svid.p12";
+
+/// The alias of the key in a PKCS#12 file; those of the authorities are `bundle-1` and so on.
+pub const ALIAS: &str = "svid";
+
+/// PBKDF2 rounds of a PKCS#12 file. The key lives an hour, and whoever can read the file can
+/// read the password's as a rule: this is what other programs write, not more.
+const ROUNDS: u32 = 10_000;
+
+/// The longest password, in bytes: it is stretched with each write.
+pub const MAX_PASSWORD: usize = 1_024;
+
+/// A file that is to be written.
+pub struct Content {
+    /// Its name.
+    pub name: &'static str,
+    /// Whether it holds the private key.
+    pub secret: bool,
+    /// Its bytes.
+    pub bytes: Zeroizing<Vec<u8>>,
+}
+
+/// Why there is no PKCS#12 file.
+#[derive(Debug, thiserror::Error)]
+#[error("the PKCS#12 file can't be made: {0}")]
+pub struct Pkcs12Error(#[from] p12_keystore::error::Error);
+
+/// The three PEM files.
+pub fn pem(material: &Material) -> Vec<Content> {
+    let certificates = |ders: &[rustls::pki_types::CertificateDer<'_>]| {
+        let text: String = ders
+            .iter()
+            .map(|der| pem::encode(pem::CERTIFICATE, der).as_str().to_owned())
+            .collect();
+        Zeroizing::new(text.into_bytes())
+    };
+    let key = pem::encode(pem::PRIVATE_KEY, &material.key);
+    vec![
+        Content {
+            name: CERTIFICATE,
+            secret: false,
+            bytes: certificates(&material.chain),
+        },
+        Content {
+            name: KEY,
+            secret: true,
+            bytes: Zeroizing::new(key.as_bytes().to_vec()),
+        },
+        Content {
+            name: BUNDLE,
+            secret: false,
+            bytes: certificates(&material.authorities),
+        },
+    ]
+}
+
+/// Key, chain and authorities in one file that Java reads as key store and as trust store
+/// alike: AES-256 with PBKDF2, and an HMAC over the whole, both on SHA-256.
+///
+/// # Errors
+/// [`Pkcs12Error`], for what is no certificate or key.
+pub fn pkcs12(material: &Material, password: &str) -> Result<Content, Pkcs12Error> {
+    let mut store = KeyStore::new();
+    let chain = material
+        .chain
+        .iter()
+        .map(|der| Certificate::from_der(der))
+        .collect::<Result<Vec<_>, _>>()?;
+    let key = PrivateKey::from_der(&material.key)?;
+    let chain = PrivateKeyChain::new(ALIAS, key, chain);
+    store.add_entry(ALIAS, KeyStoreEntry::PrivateKeyChain(chain));
+    for (number, der) in (1..).zip(&material.authorities) {
+        let authority = Certificate::from_der(der)?;
+        store.add_entry(
+            &format!("bundle-{number}"),
+            KeyStoreEntry::Certificate(authority),
+        );
+    }
+    let rounds = i32::try_from(ROUNDS).unwrap_or(i32::MAX);
+    let bytes = store
+        .writer(password)
+        .encryption_algorithm(EncryptionAlgorithm::PbeWithHmacSha256AndAes256)
+        .encryption_iterations(ROUNDS)
+        .mac_algorithm(MacAlgorithm::HmacSha256)
+        .mac_iterations(rounds.unsigned_abs())
+        .write()?;
+    Ok(Content {
+        name: PKCS12,
+        secret: true,
+        bytes: Zeroizing::new(bytes),
+    })
+}
+
+#[cfg(test)]
+#[path = "formats_tests.rs"]
+mod tests;
