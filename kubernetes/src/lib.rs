@@ -1,8 +1,9 @@
-//! Kubernetes as the CA sees it, and the only crate that knows the API's client.
+//! Kubernetes as the CA and the agents see it, and the only crate that knows the API's client.
 //!
 //! - [`records`]: pods, accounts and nodes, trimmed to what a decision about identity needs and
 //!   decoded straight from the API's JSON, so that a whole Pod is never kept.
 //! - [`inventory`]: what is alive, by UID, and how old that knowledge is.
+//! - [`node_pods`]: the pods of one node, with their containers' IDs, as its agent sees them.
 //! - [`cluster`]: one cluster's API server: watches that feed an inventory, and the requests of
 //!   [`api::ClusterApi`], each with a deadline of its own.
 //! - [`jwks`]: the keys that sign service-account tokens.
@@ -16,6 +17,7 @@ mod intern;
 pub mod inventory;
 pub mod jwks;
 mod names;
+pub mod node_pods;
 mod raw;
 pub mod records;
 pub mod resolver;
@@ -32,6 +34,7 @@ pub use api::{ApiError, ClusterApi, Published};
 pub use cluster::{Cluster, ClusterConfig, ConnectError};
 pub use inventory::{Event, Inventory, Kind, Lookup, Remember};
 pub use jwks::{JwksPolicy, JwksSnapshot, JwksSource, RefetchOutcome};
+pub use node_pods::{NodePod, NodePods};
 pub use records::{AccountRecord, Container, Labels, NodeRecord, Phase, PodRecord};
 pub use resolver::{Resolved, ResolverPolicy, UnknownUidResolver};
 pub use review::Review;
