@@ -8,9 +8,9 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::sync::watch;
 
+use crate::intern::Interner;
 use crate::inventory::table::{Index, Table};
 use crate::inventory::{Event, Lookup, Remember};
-use crate::intern::Interner;
 use crate::raw;
 use crate::records::{PodRecord, Record};
 
@@ -91,18 +91,30 @@ pub struct NodePods {
 impl Default for NodePods {
     fn default() -> Self {
         // A UID is asked about as long as a process of it can live on, and a node has few pods.
-        let remember = Remember {
+        Self::new(Remember {
             duration: Duration::from_hours(24),
             count: 10_000,
-        };
+        })
+    }
+}
+
+impl NodePods {
+    /// Without a memory of what went, for a source that lists less than there is: what it does not
+    /// show is unknown, and never gone.
+    pub fn forgetful() -> Self {
+        Self::new(Remember {
+            duration: Duration::ZERO,
+            count: 0,
+        })
+    }
+
+    fn new(remember: Remember) -> Self {
         Self {
             table: RwLock::new(Table::new(remember)),
             revision: watch::Sender::new(0),
         }
     }
-}
 
-impl NodePods {
     /// Takes in what was reported at `now`.
     pub fn apply(&self, event: Event<NodePod>, now: Instant) {
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
@@ -121,13 +133,20 @@ impl NodePods {
         self.read(|table| table.lookup(uid))
     }
 
-    /// The live mirror pod of the static pod with that configuration hash.
-    pub fn mirror(&self, config_hash: &str) -> Option<Arc<NodePod>> {
+    /// The live pod of a static pod's configuration hash: its mirror in the API server, or the
+    /// static pod itself, whose UID the hash is for its kubelet.
+    pub fn of_hash(&self, config_hash: &str) -> Option<Arc<NodePod>> {
         if config_hash.is_empty() {
             return None;
         }
         let is_it = |pod: &&Arc<NodePod>| pod.record.mirror.as_deref() == Some(config_hash);
-        self.read(|table| table.live().find(is_it).cloned())
+        self.read(|table| {
+            table
+                .live()
+                .find(is_it)
+                .cloned()
+                .or_else(|| table.lookup(config_hash).live())
+        })
     }
 
     /// All live pods, in no order.

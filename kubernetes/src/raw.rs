@@ -274,7 +274,10 @@ struct ContainerStatus {
 
 impl MountSpec {
     pub(crate) fn host_paths(self) -> impl Iterator<Item = Arc<str>> {
-        let paths = self.volumes.into_iter().filter_map(|volume| volume.host_path);
+        let paths = self
+            .volumes
+            .into_iter()
+            .filter_map(|volume| volume.host_path);
         paths.map(|host| host.path.into())
     }
 }

@@ -16,7 +16,11 @@ use citadel_runtime::{
 use serde::Deserialize;
 
 use crate::{
-    attest::cgroup::CgroupRoot, ca_client::FirstTrust, connections::Limits, secrets::ManagerOptions,
+    attest::cgroup::CgroupRoot,
+    ca_client::FirstTrust,
+    connections::Limits,
+    pods::config::{PodsConfig, PodsSettings},
+    secrets::ManagerOptions,
 };
 
 /// The longest name of a cluster, in bytes.
@@ -45,6 +49,9 @@ pub struct Config {
     pub proc_root: PathBuf,
     /// Lifetime to ask for; without it the CA's default.
     pub svid_ttl: Option<HumanDuration>,
+    /// Where the pods of this node are read. Without it the agent knows of pods what their
+    /// processes' cgroups say.
+    pub pods: Option<PodsConfig>,
     /// Bounds.
     pub limits: LimitsConfig,
     /// Logs.
@@ -113,6 +120,8 @@ pub struct Settings {
     pub proc_root: PathBuf,
     /// Seconds; 0 leaves it to the CA.
     pub ttl_seconds: i64,
+    /// The pods of this node, if they are read.
+    pub pods: Option<PodsSettings>,
     /// Of the socket.
     pub limits: Limits,
     /// Of the secrets.
@@ -161,6 +170,9 @@ pub struct ConfigArgs {
     /// Lifetime to ask for, such as 15s or 1h.
     #[arg(long, env = "CITADEL_AGENT_SVID_TTL", value_name = "DURATION")]
     pub svid_ttl: Option<HumanDuration>,
+    /// This node's name in Kubernetes, where the configuration has `pods`.
+    #[arg(long, env = "CITADEL_AGENT_NODE_NAME", value_name = "NAME")]
+    pub node_name: Option<String>,
     /// Log level or filter.
     #[arg(long, env = "CITADEL_AGENT_LOG_LEVEL", value_name = "LEVEL")]
     pub log_level: Option<String>,
@@ -254,6 +266,10 @@ impl ConfigArgs {
             "--log-format or CITADEL_AGENT_LOG_FORMAT",
             log.format
         );
+        if let (Some(name), Some(pods)) = (&self.node_name, &mut config.pods) {
+            pods.node = Some(name.clone());
+            set("pods.node", "--node-name or CITADEL_AGENT_NODE_NAME");
+        }
         if !self.ca_addresses.is_empty() {
             config.ca.addresses.clone_from(&self.ca_addresses);
             set("ca.addresses", "--ca-address or CITADEL_AGENT_CA_ADDRESS");
@@ -310,6 +326,9 @@ impl Config {
                 "write a lifetime like 15s or 1h, or leave it out",
             );
         }
+        let ttl_seconds = i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX);
+        let pods = self.pods.as_ref();
+        let pods = pods.and_then(|pods| pods.settings(&self.socket, ttl_seconds, &mut check));
         check.take(
             "log.level",
             telemetry::check_filter(&self.log.level),
@@ -350,7 +369,8 @@ impl Config {
             admin_listen: self.admin_listen,
             cgroup_root: CgroupRoot::new(&self.cgroup_root),
             proc_root: self.proc_root.clone(),
-            ttl_seconds: i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX),
+            ttl_seconds,
+            pods,
             limits: Limits {
                 connections: self.limits.connections,
                 connections_per_peer: self.limits.connections_per_peer,
@@ -441,6 +461,7 @@ impl Default for Config {
             cgroup_root: "/".into(),
             proc_root: "/proc".into(),
             svid_ttl: None,
+            pods: None,
             limits: LimitsConfig::default(),
             log: LogConfig::default(),
         }

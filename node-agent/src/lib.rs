@@ -12,6 +12,7 @@ pub mod connections;
 mod gate;
 pub mod identities;
 pub mod metrics;
+pub mod pods;
 pub mod sds;
 pub mod secrets;
 pub mod socket;
@@ -28,6 +29,7 @@ mod testing_agent;
 use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use citadel_identity::crypto;
+use citadel_kubernetes::{ConnectError, NodePods};
 use citadel_proto::workload::spiffe_workload_api_server::SpiffeWorkloadApiServer;
 use citadel_runtime::{
     Shutdown,
@@ -48,6 +50,7 @@ use crate::{
     connections::Limits,
     identities::Identities,
     metrics::Metrics,
+    pods::Pods,
     sds::Sds,
     secrets::SecretManager,
     socket::{BoundSocket, SocketError},
@@ -88,6 +91,14 @@ pub struct Bound {
     metrics: Metrics,
     session: Arc<Session>,
     identities: Identities,
+    pods: Option<WatchedPods>,
+}
+
+/// The pods of this node, and whom they come from.
+struct WatchedPods {
+    settings: pods::config::PodsSettings,
+    source: pods::source::Connected,
+    known: Arc<NodePods>,
 }
 
 /// Why the agent does not start.
@@ -96,6 +107,9 @@ pub enum StartError {
     /// See [`ConfigError`].
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// The source of this node's pods can't be set up.
+    #[error("pods: {0}")]
+    Pods(#[from] ConnectError),
     /// See [`SocketError`].
     #[error(transparent)]
     Socket(#[from] SocketError),
@@ -138,6 +152,15 @@ pub async fn build(config: Config, parts: Parts) -> Result<Bound, StartError> {
         addresses: settings.addresses.clone(),
         first_trust: settings.first_trust.clone(),
         cluster: settings.cluster.clone(),
+        knows_containers: settings.pods.is_some(),
+    };
+    let pods = match settings.pods {
+        Some(settings) => Some(WatchedPods {
+            source: settings.source.connect().await?,
+            known: Arc::new(settings.source.inventory()),
+            settings,
+        }),
+        None => None,
     };
     let session = Session::new(
         session_config,
@@ -160,6 +183,9 @@ pub async fn build(config: Config, parts: Parts) -> Result<Bound, StartError> {
         entries: session.entries(),
         bundles: session.bundles(),
         ttl_seconds: settings.ttl_seconds,
+        pods: pods
+            .as_ref()
+            .map_or_else(Pods::default, |pods| Pods::of(Arc::clone(&pods.known))),
     };
     let admin_server = AdminServer::bind(settings.admin_listen, readiness, Arc::new(registry))
         .await
@@ -177,6 +203,7 @@ pub async fn build(config: Config, parts: Parts) -> Result<Bound, StartError> {
         metrics,
         session,
         identities,
+        pods,
     })
 }
 
@@ -194,6 +221,15 @@ impl Bound {
         self.shutdown
             .spawn(self.identities.manager.clone().run(signal()));
         self.shutdown.spawn(self.admin_server.serve(signal()));
+        if let Some(pods) = self.pods {
+            self.shutdown.spawn(pods.source.run(pods.known, signal()));
+            self.shutdown.spawn(self.identities.pods.clone().run(
+                pods.settings,
+                self.identities.manager.clone(),
+                self.metrics.clone(),
+                signal(),
+            ));
+        }
         let sds = Sds {
             identities: self.identities.clone(),
             metrics: self.metrics.clone(),

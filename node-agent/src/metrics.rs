@@ -8,7 +8,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::ca_client::Entries;
+use crate::{ca_client::Entries, secrets::Prepared};
 
 /// The agent's metrics. Clones share them.
 #[derive(Debug, Clone, Default)]
@@ -21,6 +21,9 @@ struct Inner {
     identities: Gauge,
     entries: Family<Outcome, Gauge>,
     next_expiry: Gauge,
+    pods: Gauge,
+    prepared: Family<Outcome, Counter>,
+    prepared_waiting: Gauge,
     renewals: Family<Outcome, Counter>,
     attestation_failures: Counter,
     peers: Family<Outcome, Counter>,
@@ -56,6 +59,22 @@ impl Metrics {
             "next_expiry_timestamp_seconds",
             "When the first of the certificates held ends, seconds since the epoch; 0 without any",
             m.next_expiry.clone(),
+        );
+        registry.register(
+            "pods",
+            "Pods of this node that its source shows; 0 without a source",
+            m.pods.clone(),
+        );
+        registry.register(
+            "prepared",
+            "Identities that were asked for before their pod did: made, and of these used by \
+             their pod or dropped unused",
+            m.prepared.clone(),
+        );
+        registry.register(
+            "prepared_waiting",
+            "Identities that are ready for pods that have not asked yet",
+            m.prepared_waiting.clone(),
         );
         registry.register(
             "renewals",
@@ -100,6 +119,25 @@ impl Metrics {
             .identities
             .set(i64::try_from(identities).unwrap_or(i64::MAX));
         self.inner.next_expiry.set(next_expiry.unwrap_or(0));
+    }
+
+    pub(crate) fn pods(&self, count: usize) {
+        self.inner
+            .pods
+            .set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    pub(crate) fn prepared(&self, waiting: usize, since: Prepared) {
+        let waiting = i64::try_from(waiting).unwrap_or(i64::MAX);
+        self.inner.prepared_waiting.set(waiting);
+        for (outcome, count) in [
+            ("made", since.made),
+            ("used", since.used),
+            ("dropped", since.dropped),
+        ] {
+            let outcome = Outcome { outcome };
+            self.inner.prepared.get_or_create(&outcome).inc_by(count);
+        }
     }
 
     pub(crate) fn entries(&self, entries: &Entries) {
@@ -199,6 +237,15 @@ mod tests {
         metrics.renewal_failed(true);
         metrics.peer("refused");
         metrics.entries(&Entries::default());
+        metrics.pods(4);
+        metrics.prepared(
+            2,
+            Prepared {
+                made: 3,
+                used: 1,
+                dropped: 0,
+            },
+        );
         metrics.refused();
         metrics.clock_skew(-1.5);
         let stream = metrics.streaming("sds");
@@ -215,6 +262,9 @@ mod tests {
             "citadel_agent_renewals_total{outcome=\"denied\"} 1",
             "citadel_agent_peers_total{outcome=\"refused\"} 1",
             "citadel_agent_entries{outcome=\"ignored\"} 0",
+            "citadel_agent_pods 4",
+            "citadel_agent_prepared_waiting 2",
+            "citadel_agent_prepared_total{outcome=\"used\"} 1",
             "citadel_agent_sds_nacks_total 1",
             "citadel_agent_clock_skew_seconds -1.5",
             "citadel_agent_streams{protocol=\"sds\"} 1",

@@ -60,7 +60,10 @@ impl Image {
         let root = dir.join("root");
         for (source, at) in &self.programs {
             let place = below(&root, at);
-            run("strip", [OsStr::new("-o"), place.as_os_str(), source.as_os_str()]);
+            run(
+                "strip",
+                [OsStr::new("-o"), place.as_os_str(), source.as_os_str()],
+            );
             for library in libraries(source) {
                 let place = below(&root, &library);
                 fs::copy(&library, &place).unwrap_or_else(|e| panic!("{library}: {e}"));
@@ -128,7 +131,11 @@ fn tar(folder: &Path, archive: &Path, names: &[&str]) {
     let mut args: Vec<&OsStr> = ["--create", "--owner=0", "--group=0", "--directory"]
         .map(OsStr::new)
         .into();
-    args.extend([folder.as_os_str(), OsStr::new("--file"), archive.as_os_str()]);
+    args.extend([
+        folder.as_os_str(),
+        OsStr::new("--file"),
+        archive.as_os_str(),
+    ]);
     args.extend(names.iter().map(OsStr::new));
     run("tar", args);
 }

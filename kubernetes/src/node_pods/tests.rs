@@ -68,7 +68,10 @@ fn what_is_deleted_or_finished_is_gone_and_a_new_container_is_news() {
     let mut revision = pods.subscribe();
     assert_eq!(pods.pod("u1"), Lookup::Unknown);
     pods.apply(Event::ListStarted, now);
-    pods.apply(Event::Page(vec![pod(&object("u1")), pod(&object("u2"))]), now);
+    pods.apply(
+        Event::Page(vec![pod(&object("u1")), pod(&object("u2"))]),
+        now,
+    );
     pods.apply(Event::ListFinished, now);
     assert!(revision.has_changed().unwrap());
     assert_eq!(pods.count(), 2);
@@ -100,6 +103,27 @@ fn a_static_pod_is_found_by_its_hash() {
     let mut mirror = object("u1");
     mirror["metadata"]["annotations"] = json!({ "kubernetes.io/config.mirror": "abc" });
     pods.apply(Event::Applied(pod(&mirror)), Instant::now());
-    assert_eq!(&*pods.mirror("abc").unwrap().record.uid, "u1");
-    assert!(pods.mirror("abd").is_none() && pods.mirror("").is_none());
+    assert_eq!(&*pods.of_hash("abc").unwrap().record.uid, "u1");
+    assert!(pods.of_hash("abd").is_none() && pods.of_hash("").is_none());
+    // To its kubelet the hash is its UID.
+    pods.apply(Event::Applied(pod(&object("abd"))), Instant::now());
+    assert_eq!(&*pods.of_hash("abd").unwrap().record.uid, "abd");
+}
+
+#[test]
+fn what_a_kubelet_does_not_list_is_unknown_and_never_gone() {
+    let pods = NodePods::forgetful();
+    let now = Instant::now();
+    let list = |uids: &[&str]| {
+        let page = uids.iter().map(|uid| pod(&object(uid))).collect();
+        for event in [Event::ListStarted, Event::Page(page), Event::ListFinished] {
+            pods.apply(event, now);
+        }
+    };
+    list(&["u1", "u2"]);
+    // A kubelet that has just started.
+    list(&[]);
+    assert_eq!(pods.pod("u1"), Lookup::Unknown);
+    list(&["u1"]);
+    assert!(pods.pod("u1").live().is_some());
 }

@@ -7,8 +7,8 @@ use ::http::Method;
 use serde_json::Value;
 use tokio::sync::OnceCell;
 
-use super::client::{Admin, ApiError};
 use super::certificates::Authority;
+use super::client::{Admin, ApiError};
 use super::{KeyType, SigningKey, access};
 use crate::dir::TestDir;
 use crate::parts::part;

@@ -50,9 +50,7 @@ impl Containerd {
         let pause = Image::new(PAUSE)
             .tool("sleep")
             .entrypoint(&["sleep", "infinity"]);
-        started
-            .import(&pause.archive(&TestDir::new("pause")))
-            .await;
+        started.import(&pause.archive(&TestDir::new("pause"))).await;
         started
     }
 

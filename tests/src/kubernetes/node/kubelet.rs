@@ -84,9 +84,11 @@ impl Kubelet {
             let node = api.request(Method::GET, &path, None).await;
             node.is_ok_and(|node| {
                 let conditions = node["status"]["conditions"].as_array().cloned();
-                let is_ready = |c: &serde_json::Value| c["type"] == "Ready" && c["status"] == "True";
+                let is_ready =
+                    |c: &serde_json::Value| c["type"] == "Ready" && c["status"] == "True";
                 // The taint goes a moment later, and nothing is scheduled before.
-                node["spec"]["taints"].is_null() && conditions.unwrap_or_default().iter().any(is_ready)
+                node["spec"]["taints"].is_null()
+                    && conditions.unwrap_or_default().iter().any(is_ready)
             })
         };
         process.ready(READY, ready).await;

@@ -67,7 +67,12 @@ impl NodeCluster {
         let (api, containerd) =
             tokio::join!(ApiServer::start_with(options), Containerd::start(&sandbox));
         let controllers = [
-            controller(&api, &dir, "kube-controller-manager", "KUBE_CONTROLLER_MANAGER"),
+            controller(
+                &api,
+                &dir,
+                "kube-controller-manager",
+                "KUBE_CONTROLLER_MANAGER",
+            ),
             controller(&api, &dir, "kube-scheduler", "KUBE_SCHEDULER"),
         ];
         let kubelet = Kubelet::start(&api, &sandbox).await;
@@ -137,12 +142,16 @@ impl NodeCluster {
 
     /// Waits until a pod is Ready; its object.
     pub async fn ready_pod(&self, namespace: &str, name: &str) -> Value {
-        wait::until(&format!("pod {namespace}/{name} is ready"), POD, async || {
-            assert!(self.kubelet.is_running(), "{}", self.kubelet.log());
-            assert!(self.containerd.is_running(), "containerd ended");
-            let pod = self.pod(namespace, name).await?;
-            is_ready(&pod).then_some(pod)
-        })
+        wait::until(
+            &format!("pod {namespace}/{name} is ready"),
+            POD,
+            async || {
+                assert!(self.kubelet.is_running(), "{}", self.kubelet.log());
+                assert!(self.containerd.is_running(), "containerd ended");
+                let pod = self.pod(namespace, name).await?;
+                is_ready(&pod).then_some(pod)
+            },
+        )
         .await
     }
 
@@ -150,11 +159,15 @@ impl NodeCluster {
     /// `DaemonSet` or a `Deployment` makes them; its object.
     pub async fn ready_app(&self, namespace: &str, app: &str) -> Value {
         let path = format!("/api/v1/namespaces/{namespace}/pods?labelSelector=app%3D{app}");
-        wait::until(&format!("a pod of {namespace}/{app} is ready"), POD, async || {
-            let pods = self.get(&path).await?;
-            let pods = pods["items"].as_array()?;
-            pods.iter().find(|pod| is_ready(pod)).cloned()
-        })
+        wait::until(
+            &format!("a pod of {namespace}/{app} is ready"),
+            POD,
+            async || {
+                let pods = self.get(&path).await?;
+                let pods = pods["items"].as_array()?;
+                pods.iter().find(|pod| is_ready(pod)).cloned()
+            },
+        )
         .await
     }
 
@@ -163,11 +176,15 @@ impl NodeCluster {
         let path = format!("/api/v1/namespaces/{namespace}/pods/{name}?gracePeriodSeconds=1");
         let deleted = self.api.request(Method::DELETE, &path, None).await;
         let uid = deleted.expect("the pod is there")["metadata"]["uid"].clone();
-        wait::until(&format!("pod {namespace}/{name} is gone"), POD, async || {
-            let pod = self.pod(namespace, name).await;
-            pod.is_none_or(|pod| pod["metadata"]["uid"] != uid)
-                .then_some(())
-        })
+        wait::until(
+            &format!("pod {namespace}/{name} is gone"),
+            POD,
+            async || {
+                let pod = self.pod(namespace, name).await;
+                pod.is_none_or(|pod| pod["metadata"]["uid"] != uid)
+                    .then_some(())
+            },
+        )
         .await;
     }
 
@@ -180,7 +197,13 @@ impl NodeCluster {
 
     /// Gives a service the data path that there is no kube-proxy for: connections to its
     /// address go to `target`. Its address.
-    pub async fn serve_service(&self, namespace: &str, name: &str, port: u16, target: SocketAddr) -> SocketAddr {
+    pub async fn serve_service(
+        &self,
+        namespace: &str,
+        name: &str,
+        port: u16,
+        target: SocketAddr,
+    ) -> SocketAddr {
         let address = self.service_address(namespace, name).await;
         on_loopback(&address);
         let listen = SocketAddr::new(address.parse().expect("an address"), port);
@@ -192,7 +215,10 @@ impl NodeCluster {
     pub async fn service_address(&self, namespace: &str, name: &str) -> String {
         let path = format!("/api/v1/namespaces/{namespace}/services/{name}");
         let service = self.get(&path).await.expect("the service");
-        service["spec"]["clusterIP"].as_str().expect("an address").to_owned()
+        service["spec"]["clusterIP"]
+            .as_str()
+            .expect("an address")
+            .to_owned()
     }
 
     /// Hands the kubelet a static pod.
@@ -227,7 +253,10 @@ fn controller(api: &ApiServer, dir: &TestDir, name: &str, at: &str) -> Process {
     if name == "kube-controller-manager" {
         launch = launch
             .arg("--use-service-account-credentials")
-            .arg(format!("--service-account-private-key-file={}", api.file("sa.key").display()))
+            .arg(format!(
+                "--service-account-private-key-file={}",
+                api.file("sa.key").display()
+            ))
             .arg(format!("--root-ca-file={}", api.file("root.crt").display()));
     }
     launch.start(dir)
