@@ -145,10 +145,6 @@ impl Session {
         self.link.subscribe()
     }
 
-    pub(super) fn trust_domain(&self) -> &TrustDomain {
-        &self.config.trust_domain
-    }
-
     pub(super) fn entries_of(&self, update: EntriesUpdate) -> Entries {
         let SessionConfig {
             trust_domain,

@@ -26,6 +26,7 @@ use crate::process::{Launch, Process};
 use crate::wait;
 
 pub use self::kubelet::NODE;
+pub use self::sandbox::Container;
 
 /// The first address of the services' range, where pods look for the API server: it is on
 /// `lo` of the suite's network, and so needs no proxy.
@@ -42,6 +43,7 @@ pub struct NodeCluster {
     containerd: Containerd,
     kubelet: Kubelet,
     _controllers: [Process; 2],
+    forwarder: forward::Forwarder,
     dir: TestDir,
 }
 
@@ -83,6 +85,7 @@ impl NodeCluster {
             containerd,
             kubelet,
             _controllers: controllers,
+            forwarder: forward::Forwarder::default(),
             dir,
         }
     }
@@ -196,29 +199,21 @@ impl NodeCluster {
     }
 
     /// Gives a service the data path that there is no kube-proxy for: connections to its
-    /// address go to `target`. Its address.
-    pub async fn serve_service(
+    /// address go to `target`, at the same port. Its address.
+    pub async fn route_service(
         &self,
         namespace: &str,
         name: &str,
-        port: u16,
         target: SocketAddr,
     ) -> SocketAddr {
-        let address = self.service_address(namespace, name).await;
-        on_loopback(&address);
-        let listen = SocketAddr::new(address.parse().expect("an address"), port);
-        forward::start(listen, target).await;
-        listen
-    }
-
-    /// The address that the API server gave a service.
-    pub async fn service_address(&self, namespace: &str, name: &str) -> String {
         let path = format!("/api/v1/namespaces/{namespace}/services/{name}");
         let service = self.get(&path).await.expect("the service");
-        service["spec"]["clusterIP"]
-            .as_str()
-            .expect("an address")
-            .to_owned()
+        let address = service["spec"]["clusterIP"].as_str().expect("an address");
+        let listen = SocketAddr::new(address.parse().expect("an address"), target.port());
+        self.forwarder
+            .route(listen, target, || on_loopback(address))
+            .await;
+        listen
     }
 
     /// Hands the kubelet a static pod.
@@ -228,6 +223,11 @@ impl NodeCluster {
         let hidden = folder.join(format!(".{name}"));
         std::fs::write(&hidden, manifest).expect("a static pod");
         std::fs::rename(hidden, folder.join(format!("{name}.yaml"))).expect("a static pod");
+    }
+
+    /// A running container by the ID of the runtime.
+    pub fn container(&self, id: &str) -> Container {
+        self.sandbox.container(id)
     }
 
     /// A path on the node, seen from outside.

@@ -1,0 +1,1 @@
+//! What a hostile pod tries on a real node.

@@ -1,0 +1,77 @@
+//! What `deploy/kubernetes` says is what runs.
+
+use super::deployed::{Deployed, SYSTEM};
+
+#[tokio::test]
+async fn the_ca_s_address_is_the_only_difference_to_the_manifests() {
+    let deployed = Deployed::shared().await;
+    let (shipped, applied) = (deployed.shipped.lines(), deployed.applied.lines());
+    assert_eq!(shipped.clone().count(), applied.clone().count());
+    let differences: Vec<_> = shipped.zip(applied).filter(|(a, b)| a != b).collect();
+    let [(shipped, applied)] = differences[..] else {
+        panic!("{differences:#?}");
+    };
+    assert_eq!(shipped.trim(), "value: citadel-ca.citadel-system.svc:15012");
+    assert!(applied.trim().starts_with("value: 10.96."), "{applied}");
+    // And what was applied is what the cluster has.
+    assert_eq!(deployed.drift, "");
+}
+
+#[tokio::test]
+async fn the_agent_has_the_rights_that_it_needs_and_no_more() {
+    let deployed = Deployed::shared().await;
+    let account = format!("system:serviceaccount:{SYSTEM}:citadel-agent");
+    let may = async |verb: &str, what: &str| {
+        let asked = [
+            "auth",
+            "can-i",
+            verb,
+            what,
+            "--as",
+            &account,
+            "--all-namespaces",
+        ];
+        deployed.cluster.kubectl(&asked).await.is_ok()
+    };
+    for verb in ["list", "watch"] {
+        assert!(may(verb, "pods").await, "{verb} pods");
+    }
+    for (verb, what) in [
+        ("create", "pods"),
+        ("create", "pods/exec"),
+        ("delete", "pods"),
+        ("get", "nodes/proxy"),
+        ("create", "nodes/proxy"),
+        ("get", "secrets"),
+        ("list", "configmaps"),
+        ("create", "serviceaccounts/token"),
+    ] {
+        assert!(!may(verb, what).await, "{verb} {what}");
+    }
+}
+
+#[tokio::test]
+async fn the_agent_runs_without_any_capability_and_writes_nothing_but_its_socket() {
+    let deployed = Deployed::shared().await;
+    let cluster = deployed.cluster;
+    let pod = cluster.ready_app(SYSTEM, "citadel-agent").await;
+    let name = pod["metadata"]["name"].as_str().expect("a name");
+    // The agent is no pid 1 here: it sees the node's processes.
+    let id = pod["status"]["containerStatuses"][0]["containerID"].as_str();
+    let id = id.expect("an ID").trim_start_matches("containerd://");
+    let status = cluster.container(id).status();
+    let field = |key: &str| {
+        let line = status.lines().find(|line| line.starts_with(key));
+        let value = line.and_then(|line| line.split_whitespace().nth(1));
+        value
+            .unwrap_or_else(|| panic!("{key} of {name}: {status}"))
+            .to_owned()
+    };
+    for set in ["CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"] {
+        assert_eq!(field(set), "0000000000000000", "{set}");
+    }
+    assert_eq!(field("NoNewPrivs:"), "1");
+    assert_eq!(field("Seccomp:"), "2");
+    let spec = &pod["spec"]["containers"][0]["securityContext"];
+    assert_eq!(spec["readOnlyRootFilesystem"], true);
+}
