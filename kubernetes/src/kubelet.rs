@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use citadel_identity::pem;
 use kube::config::AuthInfo;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -21,6 +22,8 @@ use crate::transport::{Call, CallError, Transport};
 
 /// Largest list that is read, in bytes: several hundred pods of the largest kind.
 const MAX_LIST: usize = 64 << 20;
+/// Largest file of roots, in bytes.
+const MAX_ROOTS: usize = 1 << 20;
 
 /// How to reach a kubelet.
 #[derive(Debug, Clone)]
@@ -64,16 +67,17 @@ impl Kubelet {
     pub fn connect(config: KubeletConfig) -> Result<Self, ConnectError> {
         citadel_identity::crypto::install_default();
         let wrong = |reason: String| ConnectError::Client {
-            cluster: format!("the kubelet of {}", config.node),
+            cluster: format!("(kubelet of {})", config.node),
             reason,
         };
-        // Without a root the client would trust whatever the machine trusts.
-        std::fs::metadata(&config.ca_file)
-            .map_err(|error| wrong(format!("{}: {error}", config.ca_file.display())))?;
+        let roots = roots_in(&config.ca_file)
+            .map_err(|reason| wrong(format!("{}: {reason}", config.ca_file.display())))?;
         let url = format!("https://{}", config.address)
             .parse()
             .map_err(|_| wrong(format!("{} is no address", config.address)))?;
         let mut access = kube::Config::new(url);
+        access.root_cert = Some(roots);
+        // Read again from time to time: clusters renew their root.
         access.root_cert_file = Some(config.ca_file.clone());
         access.auth_info = AuthInfo {
             token_file: Some(config.token_file.display().to_string()),
@@ -122,6 +126,18 @@ impl Kubelet {
         let answer = self.transport.call(call).await;
         decode(&answer.map_err(CallError::into_api)?)
     }
+}
+
+/// The certificates of a PEM file, DER.
+fn roots_in(file: &Path) -> Result<Vec<Vec<u8>>, String> {
+    let text = std::fs::read(file).map_err(|error| error.to_string())?;
+    let blocks = pem::decode(&text, MAX_ROOTS).map_err(|error| error.to_string())?;
+    let certificates = blocks.into_iter().filter(|b| b.label == "CERTIFICATE");
+    let roots: Vec<_> = certificates.map(|b| b.der.to_vec()).collect();
+    if roots.is_empty() {
+        return Err("it has no certificate".into());
+    }
+    Ok(roots)
 }
 
 /// What is no pod is left out.

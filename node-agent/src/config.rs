@@ -2,7 +2,7 @@
 //! it. Only the trust domain has no default.
 
 use std::{
-    net::{Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     path::PathBuf,
 };
 
@@ -173,6 +173,9 @@ pub struct ConfigArgs {
     /// This node's name in Kubernetes, where the configuration has `pods`.
     #[arg(long, env = "CITADEL_AGENT_NODE_NAME", value_name = "NAME")]
     pub node_name: Option<String>,
+    /// Address of this node's kubelet, where the configuration has `pods`.
+    #[arg(long, env = "CITADEL_AGENT_KUBELET", value_name = "IP")]
+    pub kubelet: Option<IpAddr>,
     /// Log level or filter.
     #[arg(long, env = "CITADEL_AGENT_LOG_LEVEL", value_name = "LEVEL")]
     pub log_level: Option<String>,
@@ -269,6 +272,10 @@ impl ConfigArgs {
         if let (Some(name), Some(pods)) = (&self.node_name, &mut config.pods) {
             pods.node = Some(name.clone());
             set("pods.node", "--node-name or CITADEL_AGENT_NODE_NAME");
+        }
+        if let (Some(address), Some(pods)) = (self.kubelet, &mut config.pods) {
+            pods.kubelet = Some(address);
+            set("pods.kubelet", "--kubelet or CITADEL_AGENT_KUBELET");
         }
         if !self.ca_addresses.is_empty() {
             config.ca.addresses.clone_from(&self.ca_addresses);

@@ -8,7 +8,10 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::{ca_client::Entries, secrets::Prepared};
+use crate::{
+    ca_client::{ConflictKind, Entries},
+    secrets::Prepared,
+};
 
 /// The agent's metrics. Clones share them.
 #[derive(Debug, Clone, Default)]
@@ -52,7 +55,8 @@ impl Metrics {
         registry.register("identities", "Identities held", m.identities.clone());
         registry.register(
             "entries",
-            "Entries of this node: those that are ignored nobody gets; the log says why",
+            "Entries of this node: those that are ignored nobody gets, those that are shadowed or \
+             ambiguous stand in another one's way; the log says why",
             m.entries.clone(),
         );
         registry.register(
@@ -141,9 +145,12 @@ impl Metrics {
     }
 
     pub(crate) fn entries(&self, entries: &Entries) {
+        let of_kind = |kind| entries.conflicts.iter().filter(|c| c.kind == kind).count();
         for (outcome, count) in [
             ("served", entries.list.len()),
             ("ignored", entries.ignored.len()),
+            ("shadowed", of_kind(ConflictKind::Shadowed)),
+            ("ambiguous", of_kind(ConflictKind::Ambiguous)),
         ] {
             let count = i64::try_from(count).unwrap_or(i64::MAX);
             self.inner

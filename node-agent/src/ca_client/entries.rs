@@ -3,6 +3,8 @@
 use citadel_identity::{SpiffeId, TrustDomain, selector::Selector, template};
 use citadel_proto::v1::{EntriesUpdate, EntryRecord};
 
+use super::conflicts::{self, Conflict};
+
 /// The most entries that are kept; a CA that sends more is told in the log.
 const MAX_ENTRIES: usize = 10_000;
 
@@ -19,6 +21,8 @@ pub struct Entries {
     pub list: Vec<NodeEntry>,
     /// What this agent hands out to nobody.
     pub ignored: Vec<Ignored>,
+    /// What stands in another entry's way.
+    pub conflicts: Vec<Conflict>,
 }
 
 /// An entry that is left out.
@@ -37,6 +41,8 @@ pub struct NodeEntry {
     pub entry_id: String,
     /// The identity.
     pub spiffe_id: SpiffeId,
+    /// For workloads with several identities.
+    pub hint: String,
     selectors: Vec<Selector>,
 }
 
@@ -70,12 +76,13 @@ impl Entries {
         }
         Self {
             revision: update.revision,
+            conflicts: conflicts::find(&list),
             list,
             ignored,
         }
     }
 
-    /// Says of each entry that is ignored why, once for as long as it stays: `before` is
+    /// Says of each entry that is ignored or in the way why, once for as long as it stays: `before` is
     /// what was held until now.
     pub(super) fn tell_ignored(&self, before: Option<&Self>) {
         for entry in self.news(before) {
@@ -83,6 +90,15 @@ impl Entries {
                 entry_id = entry.entry_id,
                 reason = entry.reason,
                 "no workload of this node gets this entry: the agent ignores it"
+            );
+        }
+        let told = before.map_or(&[][..], |before| &before.conflicts);
+        for conflict in self.conflicts.iter().filter(|c| !told.contains(c)) {
+            tracing::warn!(
+                entry_id = conflict.entry_id,
+                beside = conflict.beside,
+                reason = conflict.kind.explain(),
+                "an entry of this node stands in another one's way"
             );
         }
     }
@@ -120,6 +136,7 @@ impl NodeEntry {
         Ok(Self {
             entry_id: record.entry_id,
             spiffe_id,
+            hint: record.hint,
             selectors,
         })
     }

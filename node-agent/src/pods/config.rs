@@ -1,7 +1,7 @@
 //! `pods` of the agent's configuration.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -32,9 +32,12 @@ pub struct PodsConfig {
     /// For `api_server`: a kubeconfig in place of the pod's own account.
     #[serde(default)]
     pub kubeconfig: Option<PathBuf>,
-    /// For `kubelet`: its `address:port`.
+    /// For `kubelet`: its address, which is the node's.
     #[serde(default)]
-    pub kubelet: Option<SocketAddr>,
+    pub kubelet: Option<IpAddr>,
+    /// For `kubelet`: its port.
+    #[serde(default = "kubelet_port")]
+    pub kubelet_port: u16,
     /// For `kubelet`: PEM file of the root that its serving certificate chains to.
     #[serde(default = "cluster_root")]
     pub kubelet_ca_file: PathBuf,
@@ -73,6 +76,10 @@ pub enum PrepareFor {
     All,
     /// None.
     Nobody,
+}
+
+fn kubelet_port() -> u16 {
+    10250
 }
 
 fn cluster_root() -> PathBuf {
@@ -139,7 +146,7 @@ impl PodsConfig {
             },
             (SourceConfig::Kubelet, Some(address)) => Source::Kubelet {
                 node,
-                address,
+                address: SocketAddr::new(address, self.kubelet_port),
                 ca_file: self.kubelet_ca_file.clone(),
                 token_file: self.kubelet_token_file.clone(),
             },
@@ -147,7 +154,7 @@ impl PodsConfig {
                 check.problem(
                     "pods.kubelet",
                     "is missing",
-                    "write the kubelet's address and port, such as 10.0.0.7:10250",
+                    "write the node's address, or set CITADEL_AGENT_KUBELET from status.hostIP",
                 );
                 return None;
             }

@@ -38,6 +38,12 @@ impl Authority {
         made
     }
 
+    /// A server's certificate and key for an address, PEM.
+    pub(super) fn server(&self, address: &str) -> (String, String) {
+        let params = CertificateParams::new([address.to_owned()]).expect("names");
+        self.sign(&params, &format!("TLS key of {address}"))
+    }
+
     /// A client's certificate and key, PEM: the API server reads its name and its group.
     pub(super) fn client(&self, name: &str, group: &str) -> (String, String) {
         let mut params = CertificateParams::default();

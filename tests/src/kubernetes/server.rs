@@ -56,7 +56,7 @@ pub struct ApiServer {
     server: tokio::sync::Mutex<Process>,
     pub(super) key: SigningKey,
     pub(super) root_pem: String,
-    authority: Authority,
+    pub(super) authority: Authority,
     pub(super) admin: Admin,
 }
 

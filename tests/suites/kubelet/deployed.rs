@@ -47,6 +47,8 @@ impl Deployed {
             .program(program("citadel"), "/usr/local/bin/citadel")
             .tool("sleep")
             .tool("sh")
+            .tool("mkdir")
+            .tool("mount")
             .entrypoint(&["sleep", "infinity"]);
         cluster.image(&citadel).await;
         cluster.image(&workload).await;
@@ -108,10 +110,13 @@ async fn set_policy(cluster: &NodeCluster) {
           "selectors": ["k8s:ns:visited", "k8s:container-name:app"] },
         { "id": "/visited/visitor", "hint": "visitor", "nodes": "all",
           "selectors": ["k8s:ns:visited", "k8s:container-name:visitor", "k8s:container-image:citadel.test/workload:1"] },
+        { "id": "/duo-2/app", "nodes": "all", "selectors": ["k8s:ns:duo-2", "k8s:container-name:app"] },
         { "id": "/static/listed", "nodes": node, "selectors": ["k8s:pod-name:listed-node-1"] },
         { "id": "/static/label", "nodes": node, "selectors": ["k8s:pod-label:app:static"] },
     ]);
-    let config = format!("{config}entries: {entries}\n");
+    let agents =
+        json!({ "accounts": ["citadel-system/citadel-agent", "citadel-system/reads-kubelet"] });
+    let config = format!("{config}agents: {agents}\nentries: {entries}\n");
     let patch = json!({ "data": { "ca.yaml": config } });
     let patched = cluster
         .api

@@ -4,4 +4,5 @@ mod attacks;
 mod deployed;
 mod manifests;
 mod pods;
+mod source;
 mod workloads;

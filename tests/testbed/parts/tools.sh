@@ -20,6 +20,13 @@ part_tools() {
         found STRACE "$cache/strace/usr/bin/strace"
     fi
 
+    if command -v socat >/dev/null; then
+        found SOCAT "$(command -v socat)"
+    else
+        entry socat "unpacking Debian's package" "or install socat" fill_socat
+        found SOCAT "$cache/socat/socat"
+    fi
+
     # The library, not the wrapper: a suite preloads it into one process.
     entry libfaketime "unpacking Debian's package" \
         "libfaketime is taken from Debian's package only" fill_faketime
@@ -35,6 +42,21 @@ part_tools() {
 fill_strace() {
     debian "$1" strace
     "$1/usr/bin/strace" --version
+}
+
+# With the libraries that few machines have.
+fill_socat() {
+    debian "$1" socat libwrap0 libnsl2 libtirpc3
+    local libraries
+    libraries=$(dirname "$(find "$1/usr/lib" -name 'libwrap.so.0')")
+    cat >"$1/socat" <<WRAPPER
+#!/bin/sh
+here=\$(dirname "\$0")
+export LD_LIBRARY_PATH="\$here/${libraries#"$1/"}"
+exec "\$here/usr/bin/socat" "\$@"
+WRAPPER
+    chmod +x "$1/socat"
+    "$1/socat" -V
 }
 
 fill_faketime() {

@@ -34,6 +34,12 @@ impl Kubelet {
         let user = api.client_kubeconfig(&format!("system:node:{NODE}"), "system:nodes");
         let kubeconfig = dir.write("kubeconfig", user);
         let root = dir.write("root.crt", &api.root_pem);
+        // As a cluster that signs its kubelets' certificates has it.
+        let (certificate, key) = api.authority.server(ADDRESS);
+        let (certificate, key) = (
+            dir.write("serving.crt", certificate),
+            dir.write("serving.key", key),
+        );
         let config = json!({
             "apiVersion": "kubelet.config.k8s.io/v1beta1",
             "kind": "KubeletConfiguration",
@@ -44,6 +50,8 @@ impl Kubelet {
                 "x509": { "clientCAFile": root },
             },
             "authorization": { "mode": "Webhook" },
+            "tlsCertFile": certificate,
+            "tlsPrivateKeyFile": key,
             "containerRuntimeEndpoint": format!("unix://{SOCKET}"),
             "failCgroupV1": false,
             "cgroupDriver": "cgroupfs",
