@@ -253,18 +253,20 @@ struct HostPath {
 }
 
 #[derive(Deserialize, Default)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(default)]
 pub(crate) struct RunningStatus {
-    #[serde(deserialize_with = "null_is_default")]
-    init_container_statuses: Vec<ContainerStatus>,
-    #[serde(deserialize_with = "null_is_default")]
-    container_statuses: Vec<ContainerStatus>,
-    #[serde(deserialize_with = "null_is_default")]
-    ephemeral_container_statuses: Vec<ContainerStatus>,
+    #[serde(rename = "initContainerStatuses", deserialize_with = "null_is_default")]
+    init: Vec<ContainerStatus>,
+    #[serde(rename = "containerStatuses", deserialize_with = "null_is_default")]
+    main: Vec<ContainerStatus>,
+    #[serde(
+        rename = "ephemeralContainerStatuses",
+        deserialize_with = "null_is_default"
+    )]
+    ephemeral: Vec<ContainerStatus>,
 }
 
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
 struct ContainerStatus {
     name: String,
     /// `containerd://`, `cri-o://` or `docker://` and the ID; empty until it was made.
@@ -284,10 +286,10 @@ impl MountSpec {
 
 impl RunningStatus {
     pub(crate) fn running(self) -> impl Iterator<Item = RunningContainer> {
-        self.init_container_statuses
+        self.init
             .into_iter()
-            .chain(self.container_statuses)
-            .chain(self.ephemeral_container_statuses)
+            .chain(self.main)
+            .chain(self.ephemeral)
             .filter_map(|status| {
                 let (_runtime, id) = status.container_id.split_once("://")?;
                 let is_id = id.len() == 64 && id.bytes().all(|digit| digit.is_ascii_hexdigit());

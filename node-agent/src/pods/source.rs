@@ -31,7 +31,7 @@ pub enum Source {
 /// A source whose credentials could be read.
 pub(crate) enum Connected {
     ApiServer(Arc<Cluster>, String),
-    Kubelet(Kubelet),
+    Kubelet(Box<Kubelet>),
 }
 
 impl Source {
@@ -57,7 +57,7 @@ impl Source {
                 token_file,
             } => {
                 let config = KubeletConfig::new(node, *address, ca_file, token_file);
-                Connected::Kubelet(Kubelet::connect(config)?)
+                Connected::Kubelet(Box::new(Kubelet::connect(config)?))
             }
         })
     }

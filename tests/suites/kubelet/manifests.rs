@@ -1,5 +1,9 @@
 //! What `deploy/kubernetes` says is what runs.
 
+use std::path::Path;
+
+use citadel_tests::parts::program;
+
 use super::deployed::{Deployed, SYSTEM};
 
 #[tokio::test]
@@ -74,4 +78,46 @@ async fn the_agent_runs_without_any_capability_and_writes_nothing_but_its_socket
     assert_eq!(field("Seccomp:"), "2");
     let spec = &pod["spec"]["containers"][0]["securityContext"];
     assert_eq!(spec["readOnlyRootFilesystem"], true);
+}
+
+/// No image can be built here: what can be checked is that the file and the manifests agree
+/// with each other and with what this workspace builds.
+#[test]
+fn the_containerfile_makes_what_the_manifests_start() {
+    let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy");
+    let read = |name: &str| std::fs::read_to_string(deploy.join(name)).expect(name);
+    let containerfile = read("Containerfile");
+    let copied = containerfile
+        .lines()
+        .find(|line| line.starts_with("COPY --from=build"));
+    let words: Vec<&str> = copied.expect("the programs").split(' ').collect();
+    let (folder, programs) = words[2..].split_last().expect("a folder");
+    let names: Vec<&str> = programs
+        .iter()
+        .map(|path| {
+            path.strip_prefix("/citadel/target/release/")
+                .expect("a release")
+        })
+        .collect();
+    for name in &names {
+        // Panics where this workspace has no such program.
+        program(name);
+    }
+    let manifests = read("kubernetes/ca.yaml") + &read("kubernetes/agent.yaml");
+    let commands: Vec<&str> = manifests
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("command: [")?.strip_suffix(']'))
+        .collect();
+    assert_eq!(commands.len(), 2);
+    for command in commands {
+        let name = command.strip_prefix(folder).expect("a path in the image");
+        assert!(names.contains(&name), "{command}");
+    }
+    // Whatever platform it is built for.
+    for platform in ["amd64", "arm64", "x86_64", "aarch64"] {
+        let named = containerfile
+            .lines()
+            .any(|line| !line.starts_with('#') && line.contains(platform));
+        assert!(!named, "{platform}");
+    }
 }

@@ -140,7 +140,7 @@ async fn an_ephemeral_container_and_an_executed_program_are_seen_as_their_contai
     // What it is told first may be the account's alone, if the kubelet is slow to name it.
     wait::until("the visitor has its SVID", POD, async || {
         let log = cluster.pod_log("visited", "web-1", "visitor").await;
-        let last = log.lines().filter(|line| line.starts_with('{')).next_back();
+        let last = log.lines().rfind(|line| line.starts_with('{'));
         let got = super::pods::serials(last?);
         (ids(&got) == [own.as_str(), "spiffe://example.org/visited/visitor"]).then_some(())
     })

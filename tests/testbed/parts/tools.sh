@@ -4,12 +4,12 @@
 part_tools() {
     local missing=()
     local tool
-    for tool in openssl python3 ip nsenter setpriv flock timeout cc; do
+    for tool in openssl python3 ip nsenter unshare setpriv flock timeout cc strip tar; do
         command -v "$tool" >/dev/null || missing+=("$tool")
     done
     if [ ${#missing[@]} -gt 0 ]; then
         fail "not on PATH: ${missing[*]}" \
-            "on Debian: apt-get install openssl python3 python3-pip iproute2 util-linux coreutils gcc"
+            "on Debian: apt-get install openssl python3 python3-pip iproute2 util-linux coreutils gcc binutils tar"
     fi
     found OPENSSL "$(command -v openssl)"
 
