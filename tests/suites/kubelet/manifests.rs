@@ -25,32 +25,34 @@ async fn the_ca_s_address_is_the_only_difference_to_the_manifests() {
 async fn the_agent_has_the_rights_that_it_needs_and_no_more() {
     let deployed = Deployed::shared().await;
     let account = format!("system:serviceaccount:{SYSTEM}:citadel-agent");
-    let may = async |verb: &str, what: &str| {
-        let asked = [
-            "auth",
-            "can-i",
-            verb,
-            what,
-            "--as",
-            &account,
-            "--all-namespaces",
-        ];
-        deployed.cluster.kubectl(&asked).await.is_ok()
+    // `pods/exec` would ask for a pod called exec.
+    let may = async |verb: &str, resource: &str, subresource: &str| {
+        let subresource = format!("--subresource={subresource}");
+        let mut asked = vec!["auth", "can-i", verb, resource, &subresource];
+        asked.extend(["--as", &account, "--all-namespaces"]);
+        let answer = deployed.cluster.kubectl(&asked).await;
+        let said = answer.clone().unwrap_or_else(|no| no);
+        let last = said.lines().last().unwrap_or_default().to_owned();
+        assert!(["yes", "no"].contains(&last.as_str()), "{said}");
+        answer.is_ok()
     };
     for verb in ["list", "watch"] {
-        assert!(may(verb, "pods").await, "{verb} pods");
+        assert!(may(verb, "pods", "").await, "{verb} pods");
     }
-    for (verb, what) in [
-        ("create", "pods"),
-        ("create", "pods/exec"),
-        ("delete", "pods"),
-        ("get", "nodes/proxy"),
-        ("create", "nodes/proxy"),
-        ("get", "secrets"),
-        ("list", "configmaps"),
-        ("create", "serviceaccounts/token"),
+    for (verb, resource, subresource) in [
+        ("get", "pods", ""),
+        ("create", "pods", ""),
+        ("create", "pods", "exec"),
+        ("delete", "pods", ""),
+        ("get", "nodes", ""),
+        ("get", "nodes", "proxy"),
+        ("create", "nodes", "proxy"),
+        ("get", "secrets", ""),
+        ("list", "configmaps", ""),
+        ("create", "serviceaccounts", "token"),
     ] {
-        assert!(!may(verb, what).await, "{verb} {what}");
+        let allowed = may(verb, resource, subresource).await;
+        assert!(!allowed, "{verb} {resource} {subresource}");
     }
 }
 
