@@ -43,7 +43,7 @@ use tokio::net::UnixListener;
 use tonic::transport::{Server, server::Router};
 
 use crate::{
-    attest::{Attestor, proc::Proc},
+    attest::{Attestor, proc::Proc, relayed::pod_named_by},
     ca_client::{Ca, FileToken, Session, SessionConfig, TokenSource},
     clock::{Clock, SystemClock},
     config::{Config, Settings},
@@ -92,6 +92,7 @@ pub struct Bound {
     session: Arc<Session>,
     identities: Identities,
     pods: Option<WatchedPods>,
+    own_pod: Option<String>,
 }
 
 /// The pods of this node, and whom they come from.
@@ -162,6 +163,8 @@ pub async fn build(config: Config, parts: Parts) -> Result<Bound, StartError> {
         }),
         None => None,
     };
+    // The agent needs no identity of its own account.
+    let own_pod = token.token().ok().and_then(|token| pod_named_by(&token));
     let session = Session::new(
         session_config,
         token,
@@ -204,6 +207,7 @@ pub async fn build(config: Config, parts: Parts) -> Result<Bound, StartError> {
         session,
         identities,
         pods,
+        own_pod,
     })
 }
 
@@ -225,6 +229,7 @@ impl Bound {
             self.shutdown.spawn(pods.source.run(pods.known, signal()));
             self.shutdown.spawn(self.identities.pods.clone().run(
                 pods.settings,
+                self.own_pod,
                 self.identities.manager.clone(),
                 self.metrics.clone(),
                 signal(),

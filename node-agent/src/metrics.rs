@@ -1,6 +1,9 @@
 //! What `/metrics` says of the agent.
 
-use std::sync::{Arc, atomic::AtomicU64};
+use std::{
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
 
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -25,6 +28,7 @@ struct Inner {
     entries: Family<Outcome, Gauge>,
     next_expiry: Gauge,
     pods: Gauge,
+    pods_age: Gauge<f64, AtomicU64>,
     prepared: Family<Outcome, Counter>,
     prepared_waiting: Gauge,
     renewals: Family<Outcome, Counter>,
@@ -68,6 +72,12 @@ impl Metrics {
             "pods",
             "Pods of this node that its source shows; 0 without a source",
             m.pods.clone(),
+        );
+        registry.register(
+            "pods_age_seconds",
+            "How long ago the source of this node's pods last showed that what is known is current; \
+             +Inf before its first list",
+            m.pods_age.clone(),
         );
         registry.register(
             "prepared",
@@ -125,7 +135,12 @@ impl Metrics {
         self.inner.next_expiry.set(next_expiry.unwrap_or(0));
     }
 
-    pub(crate) fn pods(&self, count: usize) {
+    pub(crate) fn pods(&self, count: usize, age: Duration) {
+        let age = match age {
+            Duration::MAX => f64::INFINITY,
+            age => age.as_secs_f64(),
+        };
+        self.inner.pods_age.set(age);
         self.inner
             .pods
             .set(i64::try_from(count).unwrap_or(i64::MAX));
@@ -244,7 +259,7 @@ mod tests {
         metrics.renewal_failed(true);
         metrics.peer("refused");
         metrics.entries(&Entries::default());
-        metrics.pods(4);
+        metrics.pods(4, Duration::from_secs(2));
         metrics.prepared(
             2,
             Prepared {
@@ -270,6 +285,7 @@ mod tests {
             "citadel_agent_peers_total{outcome=\"refused\"} 1",
             "citadel_agent_entries{outcome=\"ignored\"} 0",
             "citadel_agent_pods 4",
+            "citadel_agent_pods_age_seconds 2.0",
             "citadel_agent_prepared_waiting 2",
             "citadel_agent_prepared_total{outcome=\"used\"} 1",
             "citadel_agent_sds_nacks_total 1",

@@ -12,15 +12,19 @@ pub(crate) mod source;
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use citadel_kubernetes::{Lookup, NodePod, NodePods};
 use citadel_runtime::ShutdownSignal;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 pub use self::source::Source;
 use self::{config::PodsSettings, prepare::Preparer};
 use crate::{attest::cgroup::PodUid, metrics::Metrics, secrets::SecretManager};
+
+/// How often it is reported how old the knowledge is.
+const REPORT_EVERY: Duration = Duration::from_secs(10);
 
 /// Why a pod's secrets end.
 pub const GONE: &str = "the pod is gone";
@@ -91,25 +95,30 @@ impl Pods {
     }
 
     /// Passes each change on until the shutdown: to who follows the pod, and to the secrets,
-    /// which are freed when their pod is gone, and made ready before it starts.
+    /// which are freed when their pod is gone, and made ready before it starts. `own` is the UID
+    /// of the agent's own pod.
     pub async fn run(
         self,
         settings: PodsSettings,
+        own: Option<String>,
         manager: SecretManager,
         metrics: Metrics,
         shutdown: ShutdownSignal,
     ) {
         let Some(known) = self.0 else { return };
         let mut revision = known.pods.subscribe();
-        let mut preparer = Preparer::new(settings, manager.clone());
+        let mut preparer = Preparer::new(settings, own, manager.clone());
         loop {
             revision.mark_unchanged();
             known.pass_on();
             manager.end_pods(|uid| matches!(known.pods.pod(uid), Lookup::Gone));
             preparer.look_at(&known.pods.all());
-            metrics.pods(known.pods.count());
+            let now = Instant::now().into_std();
+            metrics.pods(known.pods.count(), known.pods.staleness(now));
             tokio::select! {
                 () = shutdown.wait() => return,
+                // So that the age is one.
+                () = tokio::time::sleep(REPORT_EVERY) => {}
                 // The sender is in `known`.
                 _ = revision.changed() => {}
             }

@@ -13,15 +13,18 @@ use crate::secrets::{SecretKey, SecretManager, Wanted};
 pub(super) struct Preparer {
     settings: PodsSettings,
     manager: SecretManager,
+    own: Option<String>,
     /// The pods that were looked at and are still there.
     seen: HashSet<Arc<str>>,
 }
 
 impl Preparer {
-    pub(super) fn new(settings: PodsSettings, manager: SecretManager) -> Self {
+    /// `own` is the agent's own pod, which asks for nothing.
+    pub(super) fn new(settings: PodsSettings, own: Option<String>, manager: SecretManager) -> Self {
         Self {
             settings,
             manager,
+            own,
             seen: HashSet::new(),
         }
     }
@@ -48,7 +51,9 @@ impl Preparer {
             let mounted = |path: &Arc<str>| self.settings.folder.starts_with(Path::new(&**path));
             pod.host_paths.iter().any(mounted)
         };
+        let is_own = self.own.as_deref() == Some(&*pod.record.uid);
         has_account
+            && !is_own
             && match self.settings.prepare {
                 PrepareFor::All => true,
                 PrepareFor::Mounted => reaches_the_socket(),

@@ -64,6 +64,7 @@ impl Node {
         let shutdown = Shutdown::new();
         shutdown.spawn(pods.clone().run(
             settings,
+            Some("own".into()),
             world.manager.clone(),
             Metrics::default(),
             shutdown.signal(),
@@ -154,6 +155,7 @@ async fn an_identity_is_ready_before_its_pod_asks() {
     // This one does not reach the socket.
     node.shows(Event::Applied(pod("u2", "/var/log", "Pending")));
     node.shows(Event::Applied(pod("u3", "/run", "Pending")));
+    node.shows(Event::Applied(pod("own", "/run/citadel", "Pending")));
     let mut asked = node.asked(2).await;
     asked.sort();
     assert_eq!(asked, ["u1", "u3"]);
