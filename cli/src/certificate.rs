@@ -9,7 +9,6 @@ use serde::{Serialize, Serializer};
 use time::OffsetDateTime;
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 use x509_parser::public_key::PublicKey;
-use zeroize::Zeroizing;
 
 use crate::output;
 

@@ -117,6 +117,11 @@ impl Selector {
         }
     }
 
+    /// True for the kinds that tell the containers of one pod apart.
+    pub fn names_a_container(&self) -> bool {
+        matches!(self, Self::ContainerName(_) | Self::ContainerImage(_))
+    }
+
     /// Whether it holds for the pod; false for `unix:` kinds. Label, image and account
     /// never hold for a mirror pod.
     pub fn matches_pod(&self, pod: &PodFacts) -> bool {

@@ -16,10 +16,11 @@ use tokio::sync::watch;
 use crate::api::{ApiError, ClusterApi, Published};
 use crate::inventory::Inventory;
 use crate::names::is_object_name;
+use crate::node_pods::{NodePod, NodePods};
 use crate::records::{AccountRecord, NodeRecord, PodRecord};
 use crate::review::{self, Review};
 use crate::transport::{Call, CallError, Transport};
-use crate::watch::Watches;
+use crate::watch::Follower;
 
 /// Largest answer with a single object or review, in bytes; etcd holds no object of over 1.5 MB.
 const MAX_OBJECT: usize = 8 << 20;
@@ -186,17 +187,39 @@ impl Cluster {
         shutdown: impl Future<Output = ()> + Send,
     ) {
         let recovered = watch::Sender::new(());
-        let watches = Watches {
+        let follower = self.follower("");
+        tokio::select! {
+            () = shutdown => {}
+            () = follower.keep_all(&inventory, &recovered) => {}
+            () = self.run_probe(&recovered) => {}
+        }
+    }
+
+    /// Keeps `pods` current until `shutdown`: lists and watches the pods of one node, through any
+    /// outage. The API server is not probed, since every node does this: one that hangs is noticed
+    /// by the watch's silence.
+    pub async fn run_node_watch(
+        self: Arc<Self>,
+        node: &str,
+        pods: Arc<NodePods>,
+        shutdown: impl Future<Output = ()> + Send,
+    ) {
+        let recovered = watch::Sender::new(());
+        let fields = format!("spec.nodeName={node}");
+        let follower = self.follower(&fields);
+        tokio::select! {
+            () = shutdown => {}
+            () = follower.keep::<NodePod, _>(&*pods, recovered.subscribe()) => {}
+        }
+    }
+
+    fn follower<'a>(&'a self, fields: &'a str) -> Follower<'a> {
+        Follower {
             transport: &self.transport,
-            inventory: &inventory,
             cluster: &self.config.name,
             page_deadline: self.config.page_deadline,
             silence: self.config.watch_silence,
-        };
-        tokio::select! {
-            () = shutdown => {}
-            () = watches.run(&recovered) => {}
-            () = self.run_probe(&recovered) => {}
+            fields,
         }
     }
 

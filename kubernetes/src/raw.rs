@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 
+use crate::node_pods::RunningContainer;
 use crate::records::{AccountRecord, Container, Labels, NodeRecord, Phase, PodRecord};
 
 /// The kubelet's mark on the API's image of a static pod.
@@ -219,5 +220,83 @@ impl<'de> Deserialize<'de> for MirrorMark {
         }
 
         deserializer.deserialize_map(MarkVisitor)
+    }
+}
+
+// === of a pod on the agent's own node ===
+
+/// What a node's agent reads beside a record.
+#[derive(Deserialize)]
+pub(crate) struct OnNode {
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub(crate) spec: MountSpec,
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub(crate) status: RunningStatus,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+pub(crate) struct MountSpec {
+    #[serde(deserialize_with = "null_is_default")]
+    volumes: Vec<Volume>,
+}
+
+#[derive(Deserialize)]
+struct Volume {
+    #[serde(default, rename = "hostPath")]
+    host_path: Option<HostPath>,
+}
+
+#[derive(Deserialize)]
+struct HostPath {
+    path: String,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+pub(crate) struct RunningStatus {
+    #[serde(rename = "initContainerStatuses", deserialize_with = "null_is_default")]
+    init: Vec<ContainerStatus>,
+    #[serde(rename = "containerStatuses", deserialize_with = "null_is_default")]
+    main: Vec<ContainerStatus>,
+    #[serde(
+        rename = "ephemeralContainerStatuses",
+        deserialize_with = "null_is_default"
+    )]
+    ephemeral: Vec<ContainerStatus>,
+}
+
+#[derive(Deserialize)]
+struct ContainerStatus {
+    name: String,
+    /// `containerd://`, `cri-o://` or `docker://` and the ID; empty until it was made.
+    #[serde(default, rename = "containerID", deserialize_with = "null_is_default")]
+    container_id: String,
+}
+
+impl MountSpec {
+    pub(crate) fn host_paths(self) -> impl Iterator<Item = Arc<str>> {
+        let paths = self
+            .volumes
+            .into_iter()
+            .filter_map(|volume| volume.host_path);
+        paths.map(|host| host.path.into())
+    }
+}
+
+impl RunningStatus {
+    pub(crate) fn running(self) -> impl Iterator<Item = RunningContainer> {
+        self.init
+            .into_iter()
+            .chain(self.main)
+            .chain(self.ephemeral)
+            .filter_map(|status| {
+                let (_runtime, id) = status.container_id.split_once("://")?;
+                let is_id = id.len() == 64 && id.bytes().all(|digit| digit.is_ascii_hexdigit());
+                is_id.then(|| RunningContainer {
+                    id: id.into(),
+                    name: status.name.into(),
+                })
+            })
     }
 }

@@ -1,4 +1,4 @@
-//! List and watch: keeps an inventory as the API server has it.
+//! List and watch: keeps an inventory, or a node's pods, as the API server has them.
 //!
 //! Written on plain requests and not on the client library's watcher, because three things must be
 //! known here which that one keeps to itself: each bookmark (it proves that the watch lives), the
@@ -15,6 +15,7 @@ use tokio::sync::watch;
 
 use crate::api::ApiError;
 use crate::inventory::{Event, Inventory, Kind};
+use crate::node_pods::{NodePod, NodePods};
 use crate::records::{AccountRecord, NodeRecord, PodRecord};
 use crate::transport::{Call, CallError, Lines, Transport};
 
@@ -30,31 +31,38 @@ const MISSED_A_BOOKMARK: Duration = Duration::from_secs(75);
 /// A watch that ends sooner than this, without an event, has failed.
 const SHORT_WATCH: Duration = Duration::from_secs(1);
 
-/// The three watches of one cluster.
-pub(crate) struct Watches<'a> {
+/// What follows the API server of one cluster.
+pub(crate) struct Follower<'a> {
     pub(crate) transport: &'a Transport,
-    pub(crate) inventory: &'a Inventory,
     pub(crate) cluster: &'a str,
     pub(crate) page_deadline: Duration,
     pub(crate) silence: Duration,
+    /// Which objects alone, as the API's `fieldSelector`; empty for all.
+    pub(crate) fields: &'a str,
 }
 
-impl Watches<'_> {
-    /// Runs for ever. `recovered` fires when the API server is back after an outage.
-    pub(crate) async fn run(&self, recovered: &watch::Sender<()>) {
+impl Follower<'_> {
+    /// The three watches of an inventory, for ever. `recovered` fires when the API server is back
+    /// after an outage.
+    pub(crate) async fn keep_all(&self, inventory: &Inventory, recovered: &watch::Sender<()>) {
         tokio::join!(
-            self.keep::<PodRecord>(recovered.subscribe()),
-            self.keep::<AccountRecord>(recovered.subscribe()),
-            self.keep::<NodeRecord>(recovered.subscribe()),
+            self.keep::<PodRecord, _>(inventory, recovered.subscribe()),
+            self.keep::<AccountRecord, _>(inventory, recovered.subscribe()),
+            self.keep::<NodeRecord, _>(inventory, recovered.subscribe()),
         );
     }
 
-    async fn keep<T: Watched>(&self, mut recovered: watch::Receiver<()>) {
+    /// One watch, for ever.
+    pub(crate) async fn keep<T: Watched, S: Sink<T>>(
+        &self,
+        sink: &S,
+        mut recovered: watch::Receiver<()>,
+    ) {
         let mut backoff = Backoff::default();
         loop {
             recovered.mark_unchanged();
             let mut version = tokio::select! {
-                listed = self.list::<T>() => match listed {
+                listed = self.list::<T, S>(sink) => match listed {
                     Ok(version) => version,
                     Err(error) => {
                         self.report::<T>("list", &error, &backoff);
@@ -66,21 +74,22 @@ impl Watches<'_> {
                 Ok(()) = recovered.changed() => continue,
             };
             backoff.reset();
-            self.watch_until_lost::<T>(&mut version, &mut backoff, &mut recovered)
+            self.watch_until_lost::<T, S>(sink, &mut version, &mut backoff, &mut recovered)
                 .await;
         }
     }
 
     /// One complete list; the version to watch from.
-    async fn list<T: Watched>(&self) -> Result<String, ApiError> {
+    async fn list<T: Watched, S: Sink<T>>(&self, sink: &S) -> Result<String, ApiError> {
         let began = now();
         let (mut limit, mut next, mut count) = (PAGE, String::new(), 0);
-        T::apply(self.inventory, Event::ListStarted, began);
+        sink.apply(Event::ListStarted, began);
         loop {
             let path = format!(
-                "{}?limit={limit}&continue={}",
+                "{}?limit={limit}&continue={}{}",
                 T::PATH,
-                query_escaped(&next)
+                query_escaped(&next),
+                self.selection(),
             );
             let call = Call::get(&path, self.page_deadline, MAX_PAGE);
             let body = match self.transport.call(call).await {
@@ -101,10 +110,10 @@ impl Watches<'_> {
             if page.skipped > 0 {
                 tracing::warn!(cluster = %self.cluster, resource = T::KIND.as_str(), count = page.skipped, "objects of the list can't be read and count as absent");
             }
-            T::apply(self.inventory, Event::Page(page.records), now());
+            sink.apply(Event::Page(page.records), now());
             if page.next.is_empty() {
                 let ended = now();
-                T::apply(self.inventory, Event::ListFinished, ended);
+                sink.apply(Event::ListFinished, ended);
                 tracing::info!(cluster = %self.cluster, resource = T::KIND.as_str(), count, took_ms = ended.saturating_duration_since(began).as_millis(), "listed");
                 return Ok(page.version);
             }
@@ -114,8 +123,9 @@ impl Watches<'_> {
 
     /// Watches from `version`, reopening as long as nothing was missed; returns when a new list is
     /// needed.
-    async fn watch_until_lost<T: Watched>(
+    async fn watch_until_lost<T: Watched, S: Sink<T>>(
         &self,
+        sink: &S,
         version: &mut String,
         backoff: &mut Backoff,
         recovered: &mut watch::Receiver<()>,
@@ -125,7 +135,7 @@ impl Watches<'_> {
             let opened = now();
             let before = version.clone();
             let ended = tokio::select! {
-                ended = self.watch_once::<T>(version) => ended,
+                ended = self.watch_once::<T, S>(sink, version) => ended,
                 Ok(()) = recovered.changed() => Ended::Recovered,
             };
             let progressed = *version != before;
@@ -152,7 +162,7 @@ impl Watches<'_> {
                 }
                 Ended::Recovered => {
                     backoff.reset();
-                    if self.inventory.staleness_of(T::KIND, now()) > MISSED_A_BOOKMARK {
+                    if sink.staleness(now()) > MISSED_A_BOOKMARK {
                         return;
                     }
                 }
@@ -160,12 +170,13 @@ impl Watches<'_> {
         }
     }
 
-    async fn watch_once<T: Watched>(&self, version: &mut String) -> Ended {
+    async fn watch_once<T: Watched, S: Sink<T>>(&self, sink: &S, version: &mut String) -> Ended {
         let path = format!(
-            "{}?watch=true&allowWatchBookmarks=true&resourceVersion={}&timeoutSeconds={}",
+            "{}?watch=true&allowWatchBookmarks=true&resourceVersion={}&timeoutSeconds={}{}",
             T::PATH,
             query_escaped(version),
             jittered(Duration::from_hours(1)).as_secs(),
+            self.selection(),
         );
         let mut lines: Lines = match self.transport.open(&path, self.page_deadline).await {
             Ok(lines) => lines,
@@ -184,7 +195,7 @@ impl Watches<'_> {
                     event,
                     version: reached,
                 }) => {
-                    T::apply(self.inventory, event, now());
+                    sink.apply(event, now());
                     *version = reached;
                 }
                 Err(EventError::Expired) => return Ended::Lost("the version is no longer kept"),
@@ -196,6 +207,14 @@ impl Watches<'_> {
                 // The event could have been the end of something: only a list can tell.
                 Err(EventError::Malformed) => return Ended::Lost("an event can't be read"),
             }
+        }
+    }
+
+    /// What is added to a query.
+    fn selection(&self) -> String {
+        match self.fields {
+            "" => String::new(),
+            fields => format!("&fieldSelector={}", query_escaped(fields)),
         }
     }
 
@@ -222,37 +241,76 @@ enum Ended {
 
 // === what is watched ===
 
-trait Watched: DeserializeOwned {
+pub(crate) trait Watched: DeserializeOwned {
     const KIND: Kind;
     const PATH: &'static str;
-
-    fn apply(inventory: &Inventory, event: Event<Self>, now: Instant);
 }
 
 impl Watched for PodRecord {
     const KIND: Kind = Kind::Pods;
     const PATH: &'static str = "/api/v1/pods";
+}
 
-    fn apply(inventory: &Inventory, event: Event<Self>, now: Instant) {
-        inventory.apply_pod(event, now);
-    }
+impl Watched for NodePod {
+    const KIND: Kind = Kind::Pods;
+    const PATH: &'static str = "/api/v1/pods";
 }
 
 impl Watched for AccountRecord {
     const KIND: Kind = Kind::Accounts;
     const PATH: &'static str = "/api/v1/serviceaccounts";
-
-    fn apply(inventory: &Inventory, event: Event<Self>, now: Instant) {
-        inventory.apply_account(event, now);
-    }
 }
 
 impl Watched for NodeRecord {
     const KIND: Kind = Kind::Nodes;
     const PATH: &'static str = "/api/v1/nodes";
+}
 
-    fn apply(inventory: &Inventory, event: Event<Self>, now: Instant) {
-        inventory.apply_node(event, now);
+/// What a watch feeds.
+pub(crate) trait Sink<T> {
+    fn apply(&self, event: Event<T>, now: Instant);
+
+    /// The age of what it knows.
+    fn staleness(&self, now: Instant) -> Duration;
+}
+
+impl Sink<PodRecord> for Inventory {
+    fn apply(&self, event: Event<PodRecord>, now: Instant) {
+        self.apply_pod(event, now);
+    }
+
+    fn staleness(&self, now: Instant) -> Duration {
+        self.staleness_of(Kind::Pods, now)
+    }
+}
+
+impl Sink<AccountRecord> for Inventory {
+    fn apply(&self, event: Event<AccountRecord>, now: Instant) {
+        self.apply_account(event, now);
+    }
+
+    fn staleness(&self, now: Instant) -> Duration {
+        self.staleness_of(Kind::Accounts, now)
+    }
+}
+
+impl Sink<NodeRecord> for Inventory {
+    fn apply(&self, event: Event<NodeRecord>, now: Instant) {
+        self.apply_node(event, now);
+    }
+
+    fn staleness(&self, now: Instant) -> Duration {
+        self.staleness_of(Kind::Nodes, now)
+    }
+}
+
+impl Sink<NodePod> for NodePods {
+    fn apply(&self, event: Event<NodePod>, now: Instant) {
+        NodePods::apply(self, event, now);
+    }
+
+    fn staleness(&self, now: Instant) -> Duration {
+        NodePods::staleness(self, now)
     }
 }
 

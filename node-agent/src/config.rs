@@ -2,7 +2,7 @@
 //! it. Only the trust domain has no default.
 
 use std::{
-    net::{Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     path::PathBuf,
 };
 
@@ -20,6 +20,7 @@ use crate::{
     ca_client::FirstTrust,
     connections::Limits,
     files::config::{self as files, FilesConfig, Rule},
+    pods::config::{PodsConfig, PodsSettings},
     secrets::ManagerOptions,
 };
 
@@ -51,6 +52,9 @@ pub struct Config {
     pub svid_ttl: Option<HumanDuration>,
     /// Identities that are kept as files.
     pub files: Vec<FilesConfig>,
+    /// Where the pods of this node are read. Without it the agent knows of pods what their
+    /// processes' cgroups say.
+    pub pods: Option<PodsConfig>,
     /// Bounds.
     pub limits: LimitsConfig,
     /// Logs.
@@ -121,6 +125,8 @@ pub struct Settings {
     pub ttl_seconds: i64,
     /// Folders to keep.
     pub files: Vec<Rule>,
+    /// The pods of this node, if they are read.
+    pub pods: Option<PodsSettings>,
     /// Of the socket.
     pub limits: Limits,
     /// Of the secrets.
@@ -169,6 +175,12 @@ pub struct ConfigArgs {
     /// Lifetime to ask for, such as 15s or 1h.
     #[arg(long, env = "CITADEL_AGENT_SVID_TTL", value_name = "DURATION")]
     pub svid_ttl: Option<HumanDuration>,
+    /// This node's name in Kubernetes, where the configuration has `pods`.
+    #[arg(long, env = "CITADEL_AGENT_NODE_NAME", value_name = "NAME")]
+    pub node_name: Option<String>,
+    /// Address of this node's kubelet, where the configuration has `pods`.
+    #[arg(long, env = "CITADEL_AGENT_KUBELET", value_name = "IP")]
+    pub kubelet: Option<IpAddr>,
     /// Log level or filter.
     #[arg(long, env = "CITADEL_AGENT_LOG_LEVEL", value_name = "LEVEL")]
     pub log_level: Option<String>,
@@ -262,6 +274,14 @@ impl ConfigArgs {
             "--log-format or CITADEL_AGENT_LOG_FORMAT",
             log.format
         );
+        if let (Some(name), Some(pods)) = (&self.node_name, &mut config.pods) {
+            pods.node = Some(name.clone());
+            set("pods.node", "--node-name or CITADEL_AGENT_NODE_NAME");
+        }
+        if let (Some(address), Some(pods)) = (self.kubelet, &mut config.pods) {
+            pods.kubelet = Some(address);
+            set("pods.kubelet", "--kubelet or CITADEL_AGENT_KUBELET");
+        }
         if !self.ca_addresses.is_empty() {
             config.ca.addresses.clone_from(&self.ca_addresses);
             set("ca.addresses", "--ca-address or CITADEL_AGENT_CA_ADDRESS");
@@ -318,6 +338,9 @@ impl Config {
                 "write a lifetime like 15s or 1h, or leave it out",
             );
         }
+        let ttl_seconds = i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX);
+        let pods = self.pods.as_ref();
+        let pods = pods.and_then(|pods| pods.settings(&self.socket, ttl_seconds, &mut check));
         check.take(
             "log.level",
             telemetry::check_filter(&self.log.level),
@@ -359,8 +382,9 @@ impl Config {
             admin_listen: self.admin_listen,
             cgroup_root: CgroupRoot::new(&self.cgroup_root),
             proc_root: self.proc_root.clone(),
-            ttl_seconds: i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX),
+            ttl_seconds,
             files,
+            pods,
             limits: Limits {
                 connections: self.limits.connections,
                 connections_per_peer: self.limits.connections_per_peer,
@@ -452,6 +476,7 @@ impl Default for Config {
             proc_root: "/proc".into(),
             svid_ttl: None,
             files: Vec::new(),
+            pods: None,
             limits: LimitsConfig::default(),
             log: LogConfig::default(),
         }

@@ -3,6 +3,7 @@
 use clap::Parser as _;
 
 use super::*;
+use crate::pods::{Source, config::PrepareFor};
 
 fn load(yaml: &str, flags: &[&str]) -> Result<Config, ConfigError> {
     let dir = tempfile::tempdir().unwrap();
@@ -154,4 +155,61 @@ fn what_is_wrong_is_named_with_its_key_and_line() {
     }
     let domain = problem("trust_domain: 'spiffe://A.org/x'\n");
     assert!(domain.contains("trust_domain"), "{domain}");
+}
+
+#[test]
+fn the_pods_of_the_node_are_read_where_that_is_configured() {
+    let settings = |yaml: &str, flags: &[&str]| {
+        let yaml = format!("trust_domain: example.org\nsocket: /s/agent.sock\n{yaml}");
+        load(&yaml, flags).unwrap().settings().unwrap().pods
+    };
+    assert!(settings("", &["--node-name", "n1", "--kubelet", "10.0.0.7"]).is_none());
+    let pods = settings("pods: { source: api_server, node: n1 }\n", &[]).unwrap();
+    assert!(matches!(pods.source, Source::ApiServer { node, kubeconfig: None } if node == "n1"));
+    assert_eq!(
+        (pods.prepare, pods.limit, pods.keep.as_secs()),
+        (PrepareFor::Mounted, 512, 300)
+    );
+    assert_eq!(pods.folder, PathBuf::from("/s"));
+    let yaml = "svid_ttl: 15s\npods: { source: kubelet, kubelet_port: 1, kubelet_ca_file: /ca, \
+                kubelet_token_file: /t, prepare: all, prepare_limit: 2, prepare_keep: 7s }\n";
+    let pods = settings(yaml, &["--node-name", "n2", "--kubelet", "fd00::7"]).unwrap();
+    let Source::Kubelet { node, address, .. } = pods.source else {
+        panic!("the kubelet");
+    };
+    assert_eq!(
+        (node.as_str(), address.to_string().as_str()),
+        ("n2", "[fd00::7]:1")
+    );
+    assert_eq!(
+        (
+            pods.prepare,
+            pods.limit,
+            pods.keep.as_secs(),
+            pods.ttl_seconds
+        ),
+        (PrepareFor::All, 2, 7, 15)
+    );
+}
+
+#[test]
+fn what_is_wrong_with_the_pods_source_is_named() {
+    for (pods, expected) in [
+        ("{ source: api_server }", "pods.node"),
+        ("{ source: api_server, node: 'a/b' }", "pods.node"),
+        ("{ source: kubelet, node: n1 }", "pods.kubelet"),
+        ("{ source: docker, node: n1 }", "docker"),
+        ("{ node: n1 }", "source"),
+        (
+            "{ source: api_server, node: n1, prepare_keep: 0s }",
+            "pods.prepare_keep",
+        ),
+        (
+            "{ source: api_server, node: n1, kubelet_adress: 10.0.0.1 }",
+            "kubelet_adress",
+        ),
+    ] {
+        let told = problem(&format!("trust_domain: example.org\npods: {pods}\n"));
+        assert!(told.contains(expected), "{pods}: {told}");
+    }
 }

@@ -11,6 +11,10 @@ use tokio::{sync::watch, time::Instant};
 use crate::{
     attest::{Peer, cgroup::PodUid, relayed::RelayedToken},
     ca_client::Entries,
+    pods::{
+        self, PodState, Pods,
+        choice::{self, Place},
+    },
     secrets::{NotNow, SecretKey, SecretManager, State, Subscription, Svid, Wanted},
 };
 
@@ -38,6 +42,8 @@ pub struct Identities {
     pub bundles: watch::Receiver<Option<Arc<BundleSet>>>,
     /// Lifetime to ask for, seconds; 0 leaves it to the CA.
     pub ttl_seconds: i64,
+    /// The pods of this node.
+    pub pods: Pods,
 }
 
 /// The identities of one peer.
@@ -45,9 +51,13 @@ pub struct View {
     from: Identities,
     peer: Arc<Peer>,
     relayed: Option<RelayedToken>,
+    /// What is known of the peer's pod, where it is in one and the node's pods are read.
+    pod: Option<watch::Receiver<PodState>>,
     secrets: Vec<Secret>,
     /// Why something that the peer may have is not even asked for yet.
     put_off: Option<Arc<str>>,
+    /// The kubelet has not said yet which container the peer is in, and that decides.
+    awaits_container: bool,
     /// Why something is not among `secrets` any more.
     refused: Option<Arc<str>>,
     look_again: Option<Instant>,
@@ -91,10 +101,14 @@ pub enum Standing {
 impl Identities {
     /// Follows the identities of `peer`, which may have handed in its own token.
     pub async fn of(&self, peer: Arc<Peer>, relayed: Option<RelayedToken>) -> View {
+        let pod = peer.pod.as_ref();
+        let pod = pod.and_then(|pod| self.pods.follow(&pod.uid));
         let mut view = View {
             from: self.clone(),
             peer,
             relayed,
+            pod,
+            awaits_container: false,
             secrets: Vec::new(),
             put_off: None,
             refused: None,
@@ -110,6 +124,14 @@ impl Identities {
 impl View {
     /// What the peer has now.
     pub fn snapshot(&self) -> Snapshot {
+        if self.is_gone() {
+            return Snapshot {
+                svids: Vec::new(),
+                bundles: self.from.bundles.borrow().clone().unwrap_or_default(),
+                standing: Standing::Denied(pods::GONE.into()),
+                has_default: false,
+            };
+        }
         let mut svids = Vec::new();
         let mut waiting: Option<Arc<str>> = None;
         let mut denied = self.refused.clone();
@@ -133,6 +155,11 @@ impl View {
         }
         if !self.chose_by_entries && self.waits_for_entries() {
             waiting.get_or_insert_with(|| "the CA has not sent this node's entries yet".into());
+        }
+        if self.awaits_container {
+            waiting.get_or_insert_with(|| {
+                "the kubelet has not said yet which container the caller runs in".into()
+            });
         }
         if let Some(reason) = &self.put_off {
             waiting.get_or_insert_with(|| Arc::clone(reason));
@@ -161,6 +188,12 @@ impl View {
                 entries, bundles, ..
             } = &mut self.from;
             let any_secret = any_changed(&mut self.secrets);
+            let pod = async {
+                match &mut self.pod {
+                    Some(pod) => or_never(pod.changed().await).await,
+                    None => std::future::pending().await,
+                }
+            };
             let look_again = self.look_again;
             let look_again = async {
                 match look_again {
@@ -174,6 +207,7 @@ impl View {
                 // An answer makes room for the next question.
                 () = any_secret => self.put_off.is_some(),
                 () = look_again => true,
+                () = pod => true,
             };
             self.let_go();
         }
@@ -203,6 +237,12 @@ impl View {
         });
     }
 
+    /// Its pod is known to be gone.
+    fn is_gone(&self) -> bool {
+        let pod = self.pod.as_ref();
+        pod.is_some_and(|pod| matches!(&*pod.borrow(), PodState::Gone))
+    }
+
     /// The peer.
     pub fn peer(&self) -> &Arc<Peer> {
         &self.peer
@@ -220,9 +260,16 @@ impl View {
 
     /// Chooses what to ask for, and keeps the subscriptions that stay.
     async fn choose(&mut self) {
+        let state = self.pod.as_mut().map(|pod| pod.borrow_and_update().clone());
+        if matches!(state, Some(PodState::Gone)) {
+            self.secrets.clear();
+            (self.put_off, self.look_again, self.awaits_container) = (None, None, false);
+            self.stale = false;
+            return;
+        }
         let entries = self.from.entries.borrow().clone();
         self.chose_by_entries = entries.is_some();
-        let wanted = self.wanted(entries.as_deref()).await;
+        let wanted = self.wanted(entries.as_deref(), state.as_ref()).await;
         let mut old: Vec<Secret> = std::mem::take(&mut self.secrets);
         (self.put_off, self.refused, self.look_again) = (None, None, None);
         let mut seen = HashSet::new();
@@ -257,7 +304,8 @@ impl View {
         self.stale = false;
     }
 
-    async fn wanted(&self, entries: Option<&Entries>) -> Vec<Wanted> {
+    async fn wanted(&mut self, entries: Option<&Entries>, state: Option<&PodState>) -> Vec<Wanted> {
+        self.awaits_container = false;
         let pod = self.peer.pod.as_ref().map(|pod| &pod.uid);
         let ttl_seconds = self.from.ttl_seconds;
         let mut wanted = Vec::new();
@@ -292,7 +340,9 @@ impl View {
         };
         let in_pod = pod.is_some();
         let facts = self.peer.unix_facts(entries.need_digest(in_pod)).await;
-        wanted.extend(entries.candidates(in_pod, &facts).map(|entry| Wanted {
+        let choice = choice::choose(entries, self.place(state), &facts);
+        let awaits_container = choice.awaits_container;
+        wanted.extend(choice.entries.into_iter().map(|entry| Wanted {
             key: SecretKey::Entry {
                 entry_id: entry.entry_id.clone(),
                 pod_uid: pod.map(|uid| uid.as_str().to_owned()),
@@ -304,7 +354,22 @@ impl View {
             ttl_seconds,
             token: None,
         }));
+        self.awaits_container = awaits_container;
         wanted
+    }
+
+    /// Where the peer runs, by what is known of its pod.
+    fn place<'s>(&'s self, state: Option<&'s PodState>) -> Place<'s> {
+        match (&self.peer.pod, state.and_then(PodState::live)) {
+            (None, _) => Place::Host,
+            (Some(cgroup), Some(pod)) => Place::Known {
+                pod,
+                container: cgroup.container.as_deref(),
+            },
+            (Some(_), None) => Place::Pod {
+                may_be_known: state.is_some(),
+            },
+        }
     }
 }
 

@@ -13,6 +13,7 @@ pub mod files;
 mod gate;
 pub mod identities;
 pub mod metrics;
+pub mod pods;
 pub mod sds;
 pub mod secrets;
 pub mod socket;
@@ -29,6 +30,7 @@ mod testing_agent;
 use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use citadel_identity::crypto;
+use citadel_kubernetes::{ConnectError, NodePods};
 use citadel_proto::workload::spiffe_workload_api_server::SpiffeWorkloadApiServer;
 use citadel_runtime::{
     Shutdown,
@@ -42,7 +44,7 @@ use tokio::net::UnixListener;
 use tonic::transport::{Server, server::Router};
 
 use crate::{
-    attest::{Attestor, proc::Proc},
+    attest::{Attestor, proc::Proc, relayed::pod_named_by},
     ca_client::{Ca, FileToken, Session, SessionConfig, TokenSource},
     clock::{Clock, SystemClock},
     config::{Config, Settings},
@@ -50,6 +52,7 @@ use crate::{
     files::keeper::Keeper,
     identities::Identities,
     metrics::Metrics,
+    pods::Pods,
     sds::Sds,
     secrets::SecretManager,
     socket::{BoundSocket, SocketError},
@@ -91,6 +94,15 @@ pub struct Bound {
     session: Arc<Session>,
     identities: Identities,
     keepers: Vec<Keeper>,
+    pods: Option<WatchedPods>,
+    own_pod: Option<String>,
+}
+
+/// The pods of this node, and whom they come from.
+struct WatchedPods {
+    settings: pods::config::PodsSettings,
+    source: pods::source::Connected,
+    known: Arc<NodePods>,
 }
 
 /// Why the agent does not start.
@@ -99,6 +111,9 @@ pub enum StartError {
     /// See [`ConfigError`].
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// The source of this node's pods can't be set up.
+    #[error("pods: {0}")]
+    Pods(#[from] ConnectError),
     /// See [`SocketError`].
     #[error(transparent)]
     Socket(#[from] SocketError),
@@ -141,7 +156,18 @@ pub async fn build(config: Config, parts: Parts) -> Result<Bound, StartError> {
         addresses: settings.addresses.clone(),
         first_trust: settings.first_trust.clone(),
         cluster: settings.cluster.clone(),
+        knows_containers: settings.pods.is_some(),
     };
+    let pods = match settings.pods {
+        Some(settings) => Some(WatchedPods {
+            source: settings.source.connect().await?,
+            known: Arc::new(settings.source.inventory()),
+            settings,
+        }),
+        None => None,
+    };
+    // The agent needs no identity of its own account.
+    let own_pod = token.token().ok().and_then(|token| pod_named_by(&token));
     let session = Session::new(
         session_config,
         token,
@@ -163,6 +189,9 @@ pub async fn build(config: Config, parts: Parts) -> Result<Bound, StartError> {
         entries: session.entries(),
         bundles: session.bundles(),
         ttl_seconds: settings.ttl_seconds,
+        pods: pods
+            .as_ref()
+            .map_or_else(Pods::default, |pods| Pods::of(Arc::clone(&pods.known))),
     };
     let keeper = |rule| Keeper {
         rule,
@@ -187,6 +216,8 @@ pub async fn build(config: Config, parts: Parts) -> Result<Bound, StartError> {
         session,
         identities,
         keepers,
+        pods,
+        own_pod,
     })
 }
 
@@ -206,6 +237,16 @@ impl Bound {
         self.shutdown.spawn(self.admin_server.serve(signal()));
         for keeper in self.keepers {
             self.shutdown.spawn(keeper.run(signal()));
+        }
+        if let Some(pods) = self.pods {
+            self.shutdown.spawn(pods.source.run(pods.known, signal()));
+            self.shutdown.spawn(self.identities.pods.clone().run(
+                pods.settings,
+                self.own_pod,
+                self.identities.manager.clone(),
+                self.metrics.clone(),
+                signal(),
+            ));
         }
         let sds = Sds {
             identities: self.identities.clone(),

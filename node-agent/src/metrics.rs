@@ -1,6 +1,9 @@
 //! What `/metrics` says of the agent.
 
-use std::sync::{Arc, atomic::AtomicU64};
+use std::{
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
 
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -8,7 +11,10 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::ca_client::Entries;
+use crate::{
+    ca_client::{ConflictKind, Entries},
+    secrets::Prepared,
+};
 
 /// The agent's metrics. Clones share them.
 #[derive(Debug, Clone, Default)]
@@ -21,6 +27,10 @@ struct Inner {
     identities: Gauge,
     entries: Family<Outcome, Gauge>,
     next_expiry: Gauge,
+    pods: Gauge,
+    pods_age: Gauge<f64, AtomicU64>,
+    prepared: Family<Outcome, Counter>,
+    prepared_waiting: Gauge,
     renewals: Family<Outcome, Counter>,
     attestation_failures: Counter,
     peers: Family<Outcome, Counter>,
@@ -50,13 +60,36 @@ impl Metrics {
         registry.register("identities", "Identities held", m.identities.clone());
         registry.register(
             "entries",
-            "Entries of this node: those that are ignored nobody gets; the log says why",
+            "Entries of this node: those that are ignored nobody gets, those that are shadowed or \
+             ambiguous stand in another one's way; the log says why",
             m.entries.clone(),
         );
         registry.register(
             "next_expiry_timestamp_seconds",
             "When the first of the certificates held ends, seconds since the epoch; 0 without any",
             m.next_expiry.clone(),
+        );
+        registry.register(
+            "pods",
+            "Pods of this node that its source shows; 0 without a source",
+            m.pods.clone(),
+        );
+        registry.register(
+            "pods_age_seconds",
+            "How long ago the source of this node's pods last showed that what is known is current; \
+             +Inf before its first list",
+            m.pods_age.clone(),
+        );
+        registry.register(
+            "prepared",
+            "Identities that were asked for before their pod did: made, and of these used by \
+             their pod or dropped unused",
+            m.prepared.clone(),
+        );
+        registry.register(
+            "prepared_waiting",
+            "Identities that are ready for pods that have not asked yet",
+            m.prepared_waiting.clone(),
         );
         registry.register(
             "renewals",
@@ -118,10 +151,37 @@ impl Metrics {
         self.inner.next_expiry.set(next_expiry.unwrap_or(0));
     }
 
+    pub(crate) fn pods(&self, count: usize, age: Duration) {
+        let age = match age {
+            Duration::MAX => f64::INFINITY,
+            age => age.as_secs_f64(),
+        };
+        self.inner.pods_age.set(age);
+        self.inner
+            .pods
+            .set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    pub(crate) fn prepared(&self, waiting: usize, since: Prepared) {
+        let waiting = i64::try_from(waiting).unwrap_or(i64::MAX);
+        self.inner.prepared_waiting.set(waiting);
+        for (outcome, count) in [
+            ("made", since.made),
+            ("used", since.used),
+            ("dropped", since.dropped),
+        ] {
+            let outcome = Outcome { outcome };
+            self.inner.prepared.get_or_create(&outcome).inc_by(count);
+        }
+    }
+
     pub(crate) fn entries(&self, entries: &Entries) {
+        let of_kind = |kind| entries.conflicts.iter().filter(|c| c.kind == kind).count();
         for (outcome, count) in [
             ("served", entries.list.len()),
             ("ignored", entries.ignored.len()),
+            ("shadowed", of_kind(ConflictKind::Shadowed)),
+            ("ambiguous", of_kind(ConflictKind::Ambiguous)),
         ] {
             let count = i64::try_from(count).unwrap_or(i64::MAX);
             self.inner
@@ -215,6 +275,15 @@ mod tests {
         metrics.renewal_failed(true);
         metrics.peer("refused");
         metrics.entries(&Entries::default());
+        metrics.pods(4, Duration::from_secs(2));
+        metrics.prepared(
+            2,
+            Prepared {
+                made: 3,
+                used: 1,
+                dropped: 0,
+            },
+        );
         metrics.refused();
         metrics.clock_skew(-1.5);
         let stream = metrics.streaming("sds");
@@ -231,6 +300,10 @@ mod tests {
             "citadel_agent_renewals_total{outcome=\"denied\"} 1",
             "citadel_agent_peers_total{outcome=\"refused\"} 1",
             "citadel_agent_entries{outcome=\"ignored\"} 0",
+            "citadel_agent_pods 4",
+            "citadel_agent_pods_age_seconds 2.0",
+            "citadel_agent_prepared_waiting 2",
+            "citadel_agent_prepared_total{outcome=\"used\"} 1",
             "citadel_agent_sds_nacks_total 1",
             "citadel_agent_clock_skew_seconds -1.5",
             "citadel_agent_streams{protocol=\"sds\"} 1",

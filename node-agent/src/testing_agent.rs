@@ -15,6 +15,7 @@ use crate::{
     ca_client::Entries,
     connections::{self, Limits},
     identities::Identities,
+    pods::Pods,
     sds::Sds,
     secrets::ManagerOptions,
     socket::{self, BoundSocket},
@@ -58,6 +59,7 @@ impl TestAgent {
             trust_domain: trust_domain(),
             entries: entries.subscribe(),
             bundles: world.bundles.subscribe(),
+            pods: Pods::default(),
             ttl_seconds: 0,
         };
         let attestor = Attestor::new(Proc::new(&proc), CgroupRoot::new("/"));
@@ -129,6 +131,7 @@ impl TestAgent {
             .send_replace(Some(Arc::new(Entries::from_update(
                 update,
                 &trust_domain(),
+                true,
             ))));
     }
 }

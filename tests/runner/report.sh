@@ -3,6 +3,7 @@
 passed=0 failed=0 skipped=0
 timings=()
 failures=()
+left_out=()
 
 say() {
     echo "=== $*"
@@ -56,6 +57,7 @@ summary() {
     else
         rm -rf "$run"
     fi
+    [ ${#left_out[@]} -eq 0 ] || echo "left out by --without $without: ${left_out[*]}"
     echo "$passed passed, $failed failed$([ "$skipped" = 0 ] || echo ", $skipped skipped")"
     [ "$failed" = 0 ]
 }

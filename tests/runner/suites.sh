@@ -16,31 +16,36 @@ suite_line() {
 run_suites() {
     check_table || return 0
     local jobs=${CITADEL_TEST_JOBS:-$(nproc)}
-    local name when set threads minutes
+    local name when set threads minutes needs
     # Both passes read the table first, so that no suite eats it as its input.
     local table
     mapfile -t table < <(suites_table)
     local line
     for line in "${table[@]}"; do
-        read -r name when set threads minutes <<<"$line"
-        [ "$when" = beside ] && wanted "$name" "$set" || continue
+        read -r name when set threads minutes needs <<<"$line"
+        [ "$when" = beside ] && wanted "$name" "$set" "$needs" || continue
         while [ ${#suite_of[@]} -ge "$jobs" ]; do reap; done
         launch "$name" "$threads" "$minutes"
     done
     while [ ${#suite_of[@]} -gt 0 ]; do reap; done
     for line in "${table[@]}"; do
-        read -r name when set threads minutes <<<"$line"
-        [ "$when" = alone ] && wanted "$name" "$set" || continue
+        read -r name when set threads minutes needs <<<"$line"
+        [ "$when" = alone ] && wanted "$name" "$set" "$needs" || continue
         launch "$name" "$threads" "$minutes"
         reap
     done
 }
 
+# wanted NAME SET NEEDS
 wanted() {
     if [ ${#only[@]} -gt 0 ]; then
-        [[ " ${only[*]} " == *" $1 "* ]]
-    else
-        ! $quick || [ "$2" = quick ]
+        [[ " ${only[*]} " == *" $1 "* ]] || return 1
+    elif $quick && [ "$2" != quick ]; then
+        return 1
+    fi
+    if [ -n "$without" ] && [ "$3" = "$without" ]; then
+        left_out+=("$1")
+        return 1
     fi
 }
 
@@ -68,7 +73,7 @@ launch() {
     mapfile -t tests < <(tests_of "$module")
     # nsenter, not `ip netns exec`, which mounts another /sys and so hides the
     # cgroups that some suites work with.
-    CITADEL_TEST_DIR=$folder CITADEL_TEST_STORE=$store RUST_BACKTRACE=0 \
+    CITADEL_TEST_DIR=$folder CITADEL_TEST_STORE=$store CITADEL_TEST_CGROUP=$namespace RUST_BACKTRACE=0 \
         timeout --kill-after=10 "${minutes}m" nsenter --net="/var/run/netns/$namespace" \
         "$e2e" --test-threads="$threads" ${options[@]+"${options[@]}"} --exact "$module::" "${tests[@]}" \
         >"$folder/log" 2>&1 </dev/null &
@@ -125,6 +130,20 @@ end_namespace() {
     # shellcheck disable=SC2086 # one word a process
     [ -z "$pids" ] || kill -KILL $pids 2>/dev/null || true
     ip netns del "$1" 2>/dev/null || true
+    end_cgroups "$1"
+}
+
+# end_cgroups NAME: those of a node that the suite had. What runs in them ended with the
+# suite, or is about to.
+end_cgroups() {
+    local cgroup tries
+    for cgroup in /sys/fs/cgroup/"$1" /sys/fs/cgroup/*/"$1"; do
+        for ((tries = 0; tries < 50; tries++)); do
+            [ -d "$cgroup" ] || break
+            find "$cgroup" -depth -type d -exec rmdir {} \; 2>/dev/null || true
+            [ ! -d "$cgroup" ] || sleep 0.1
+        done
+    done
 }
 
 end_suites() {

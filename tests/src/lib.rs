@@ -22,6 +22,7 @@ pub mod envoy;
 pub mod faulty;
 pub mod foreign;
 pub mod http;
+pub mod image;
 pub mod kubernetes;
 pub mod parts;
 pub mod peer;

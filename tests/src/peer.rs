@@ -79,6 +79,14 @@ impl Peer {
         self.process.wait(CONNECT).await;
     }
 
+    /// The process that holds the connection for the test, by its pid outside.
+    pub fn holder(&self) -> i32 {
+        let pid = self.connector();
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+        let children = children.expect("a live process");
+        children.trim().parse().expect("its only child")
+    }
+
     /// The process that connected, by its pid outside: the one that was started, or the
     /// child of a wrapper that had to fork (`nsenter --pid`).
     fn connector(&self) -> i32 {

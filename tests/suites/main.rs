@@ -27,6 +27,7 @@ mod envoy;
 mod faults;
 mod issuance;
 mod istio;
+mod kubelet;
 mod ledger;
 mod node;
 mod operations;

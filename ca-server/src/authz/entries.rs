@@ -66,9 +66,11 @@ impl Entry {
         )
     }
 
-    /// Whether unix selectors choose it: then only the node's agent can tell who asks.
-    pub fn is_unix(&self) -> bool {
-        self.selectors.iter().any(Selector::is_unix)
+    /// Whether only the node's agent can tell who asks: unix selectors choose it, or such as
+    /// tell the containers of one pod apart.
+    pub fn is_the_agents_word(&self) -> bool {
+        let only_agent = |s: &Selector| s.is_unix() || s.names_a_container();
+        self.selectors.iter().any(only_agent)
     }
 
     /// As an agent receives it.

@@ -109,9 +109,9 @@ impl Policy {
             .into_iter()
             .find(|entry| entry.entry_id == entry_id)
             .ok_or_else(|| ended("no longer holds on the pod's node"))?;
-        if entry.is_unix() {
+        if entry.is_the_agents_word() {
             return Err(ended(
-                "has unix selectors: it renews only through the agent",
+                "has unix or container selectors: it renews only through the agent",
             ));
         }
         let handle = self.fresh_cluster(&subject.cluster)?;

@@ -500,6 +500,37 @@ fn chains_of_renewals_end_where_they_must() {
 }
 
 #[test]
+fn what_only_the_agent_can_tell_renews_only_through_the_agent() {
+    let mut policy = policy();
+    let by_agent = [
+        "k8s:container-name:main",
+        "k8s:container-image:web:1",
+        "unix:path:/bin/web",
+    ];
+    for selector in by_agent {
+        let path = format!("/told/{}", policy.options.entries.len());
+        let told = entry(&path, on("n1"), &["k8s:ns:shop", selector]);
+        policy.options.entries.push(told);
+    }
+    for entry in &policy.options.entries {
+        let path = entry.spiffe_id.path();
+        if path != "/extra" && !path.starts_with("/told/") {
+            continue;
+        }
+        let mut caller = by_certificate(subject("shop", "web", "web-1", "n1"));
+        caller.origin.entry_id = Some(entry.entry_id.clone());
+        let decided = policy.authorize(&caller, &Ask::Own, Wish::default(), now());
+        match path {
+            "/extra" => assert!(decided.is_ok(), "{decided:?}"),
+            told => assert!(
+                matches!(decided, Err(Denied::RenewalEnded(_))),
+                "{told}: {decided:?}"
+            ),
+        }
+    }
+}
+
+#[test]
 fn whatever_a_rule_yields_the_reserved_path_stays_reserved() {
     let mut policy = policy();
     let agent_id = template::agent_id(&policy.options.trust_domain, "default", "n1").unwrap();

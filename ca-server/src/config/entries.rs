@@ -164,28 +164,9 @@ fn selectors(checker: &mut Checker<'_>, at: &str, texts: &[String]) -> Vec<Selec
     for (index, text) in texts.iter().enumerate() {
         let key = format!("{at}.selectors[{index}]");
         let fix = "write type:value, such as k8s:ns:shop or unix:uid:1000";
-        let selector = checker.take(&key, text.parse::<Selector>(), fix);
-        if selector.as_ref().is_some_and(names_a_container) {
-            // No agent can tell yet which container asks: any of the pod would get the identity,
-            // so agents leave such an entry out, and it would never be handed out.
-            checker.problem(
-                &key,
-                format_args!(
-                    "`{text}` selects a container, which is not supported by this release"
-                ),
-                "select pods, by k8s:ns, k8s:sa, k8s:pod-name, k8s:pod-uid or k8s:pod-label",
-            );
-        }
-        selectors.extend(selector);
+        selectors.extend(checker.take(&key, text.parse::<Selector>(), fix));
     }
     selectors
-}
-
-fn names_a_container(selector: &Selector) -> bool {
-    matches!(
-        selector,
-        Selector::ContainerName(_) | Selector::ContainerImage(_)
-    )
 }
 
 fn nodes(

@@ -459,14 +459,6 @@ fn entries_that_would_give_too_much_are_refused() {
             "entries[0].selectors: is empty: every process would match",
         ),
         ("selectors: ['unix:user:me']", "entries[0].selectors[0]: "),
-        (
-            "selectors: ['k8s:ns:shop', 'k8s:container-name:app']",
-            "entries[0].selectors[1]: `k8s:container-name:app` selects a container, which is not supported by this release; select pods",
-        ),
-        (
-            "selectors: ['k8s:container-image:app:1']",
-            "entries[0].selectors[0]: `k8s:container-image:app:1` selects a container",
-        ),
         ("selectors: ['docker:label:a:b']", "is no known selector"),
         (
             "selectors: ['unix:uid:me']",

@@ -3,7 +3,7 @@
 //! The inventory has no clock and no connection: watches (or a test) feed it events together with
 //! the time at which they came.
 
-mod table;
+pub(crate) mod table;
 
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};

@@ -8,7 +8,7 @@ use super::{Event, Lookup, Remember};
 use crate::intern::Interner;
 use crate::records::{AccountRecord, NodeRecord, PodRecord, Record};
 
-pub(super) struct Table<T, I> {
+pub(crate) struct Table<T, I> {
     live: HashMap<Arc<str>, Entry<T>>,
     index: I,
     gone: GoneUids,
@@ -28,7 +28,7 @@ struct Entry<T> {
 }
 
 impl<T: Record, I: Index<T>> Table<T, I> {
-    pub(super) fn new(remember: Remember) -> Self {
+    pub(crate) fn new(remember: Remember) -> Self {
         Self {
             live: HashMap::new(),
             index: I::default(),
@@ -40,7 +40,7 @@ impl<T: Record, I: Index<T>> Table<T, I> {
         }
     }
 
-    pub(super) fn lookup(&self, uid: &str) -> Lookup<Arc<T>> {
+    pub(crate) fn lookup(&self, uid: &str) -> Lookup<Arc<T>> {
         match self.live.get(uid) {
             Some(entry) => Lookup::Live(entry.record.clone()),
             None if self.gone.contains(uid) => Lookup::Gone,
@@ -48,21 +48,26 @@ impl<T: Record, I: Index<T>> Table<T, I> {
         }
     }
 
-    pub(super) fn index(&self) -> &I {
+    /// The live records, in no order.
+    pub(crate) fn live(&self) -> impl Iterator<Item = &Arc<T>> {
+        self.live.values().map(|entry| &entry.record)
+    }
+
+    pub(crate) fn index(&self) -> &I {
         &self.index
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.live.len()
     }
 
-    pub(super) fn staleness(&self, now: Instant) -> Duration {
+    pub(crate) fn staleness(&self, now: Instant) -> Duration {
         self.fresh
             .map_or(Duration::MAX, |at| now.saturating_duration_since(at))
     }
 
     /// Takes an event in; whether a lookup can see the difference.
-    pub(super) fn apply(&mut self, event: Event<T>, now: Instant) -> bool {
+    pub(crate) fn apply(&mut self, event: Event<T>, now: Instant) -> bool {
         self.gone.forget_old(now);
         match event {
             Event::ListStarted => {
@@ -102,7 +107,7 @@ impl<T: Record, I: Index<T>> Table<T, I> {
 
     /// A record that did not come from the watch. During a list it counts as listed: the object
     /// may be younger than the snapshot that the list shows.
-    pub(super) fn insert_fetched(&mut self, record: T, now: Instant) -> (Lookup<Arc<T>>, bool) {
+    pub(crate) fn insert_fetched(&mut self, record: T, now: Instant) -> (Lookup<Arc<T>>, bool) {
         let uid = record.uid().clone();
         let changed = self.upsert(record, now);
         (self.lookup(&uid), changed)
@@ -215,24 +220,24 @@ impl GoneUids {
 
 // === second ways to find a live record ===
 
-pub(super) trait Index<T>: Default {
+pub(crate) trait Index<T>: Default {
     fn insert(&mut self, record: &Arc<T>);
     fn remove(&mut self, record: &T);
 }
 
 /// Pods by the node that they are bound to. A map, since one node may hold very many.
 #[derive(Default)]
-pub(super) struct ByNode(HashMap<Arc<str>, HashMap<Arc<str>, Arc<PodRecord>>>);
+pub(crate) struct ByNode(HashMap<Arc<str>, HashMap<Arc<str>, Arc<PodRecord>>>);
 
 impl ByNode {
-    pub(super) fn on_node(&self, node: &str) -> Vec<Arc<PodRecord>> {
+    pub(crate) fn on_node(&self, node: &str) -> Vec<Arc<PodRecord>> {
         self.0
             .get(node)
             .map(|pods| pods.values().cloned().collect())
             .unwrap_or_default()
     }
 
-    pub(super) fn find_on_node(
+    pub(crate) fn find_on_node(
         &self,
         node: &str,
         is_it: impl Fn(&PodRecord) -> bool,
@@ -265,7 +270,7 @@ impl Index<PodRecord> for ByNode {
 /// Objects by namespace and name. The name is unique in the API, but for a moment two UIDs can be
 /// live here under one name (a request by name overtook the watch): the last one learnt is the
 /// answer, and the other one comes back if it goes first.
-pub(super) struct ByName<T>(HashMap<FullName, Vec<Arc<T>>>);
+pub(crate) struct ByName<T>(HashMap<FullName, Vec<Arc<T>>>);
 
 /// Namespace, empty where there is none, and name.
 type FullName = (Arc<str>, Arc<str>);
@@ -277,7 +282,7 @@ impl<T> Default for ByName<T> {
 }
 
 impl<T: NamedRecord> ByName<T> {
-    pub(super) fn named(&self, namespace: &str, name: &str) -> Option<Arc<T>> {
+    pub(crate) fn named(&self, namespace: &str, name: &str) -> Option<Arc<T>> {
         self.0
             .get(&(namespace.into(), name.into()))?
             .last()
@@ -301,7 +306,7 @@ impl<T: NamedRecord> Index<T> for ByName<T> {
     }
 }
 
-pub(super) trait NamedRecord: Record {
+pub(crate) trait NamedRecord: Record {
     fn key(&self) -> FullName;
 }
 

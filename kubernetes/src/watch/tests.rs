@@ -133,6 +133,44 @@ async fn pages_make_one_list_and_events_follow() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_agent_asks_for_the_pods_of_its_node_alone_and_probes_nobody() {
+    let fake = Fake::new();
+    fake.set_pods(&["a", "b", "c"]);
+    let service = tower::service_fn({
+        let fake = fake.clone();
+        move |request| {
+            let fake = fake.clone();
+            async move { Ok::<_, Infallible>(fake.answer(request).await) }
+        }
+    });
+    let cluster = Cluster::with_transport(config(), Transport::to_service(service));
+    let pods = Arc::new(NodePods::default());
+    let mut revision = pods.subscribe();
+    let following = {
+        let pods = pods.clone();
+        async move { cluster.run_node_watch("n-1.example", pods, pending()).await }
+    };
+    let following = tokio::spawn(following);
+    fake.until(|fake| fake.with(|server| server.watches.len()) == 1)
+        .await;
+    assert_eq!(pods.count(), 3);
+    fake.send("DELETED", object("a"));
+    while pods.pod("a") != Lookup::Gone {
+        revision.changed().await.unwrap();
+    }
+    pass(60).await;
+    let asked = fake.with(|server| server.requests.clone());
+    // Two pages and a watch.
+    assert_eq!(asked.len(), 3, "{asked:?}");
+    for request in asked {
+        assert!(request.starts_with("/api/v1/pods?"), "{request}");
+        let of_node = "&fieldSelector=spec.nodeName%3Dn-1.example";
+        assert!(request.ends_with(of_node), "{request}");
+    }
+    following.abort();
+}
+
+#[tokio::test(start_paused = true)]
 async fn bookmarks_keep_a_quiet_cluster_fresh_and_answered_probes_do_not() {
     let fake = Fake::new();
     let bench = Bench::open(&fake).await;

@@ -231,15 +231,14 @@ impl Peer {
         }
     }
 
-    /// True while the process is in the pod, or in none, as when it was attested. What
+    /// True while the process is in the pod and container, or in none, as when it was attested. What
     /// can't be read any more is left to [`Self::is_alive`].
     fn is_in_place(&self) -> bool {
         let Ok(cgroup) = self.attestor.proc.cgroup(self.pid) else {
             return true;
         };
         let now = self.attestor.cgroup_root.pod_of(&cgroup);
-        let uid = |pod: &PodCgroup| pod.uid.clone();
-        now.is_ok_and(|now| now.as_ref().map(uid) == self.pod.as_ref().map(uid))
+        now.is_ok_and(|now| now == self.pod)
     }
 
     /// Whom limits count: the pod, or the user outside of pods.

@@ -110,7 +110,7 @@ struct Pod {
 }
 
 /// The claim `kubernetes.io/pod/uid` of a JWT, read without verifying anything.
-fn pod_named_by(token: &str) -> Option<String> {
+pub(crate) fn pod_named_by(token: &str) -> Option<String> {
     let mut parts = token.split('.');
     let (_header, payload, _signature) = (parts.next()?, parts.next()?, parts.next()?);
     if parts.next().is_some() {

@@ -1,14 +1,16 @@
 //! The registration entries of this node, as the CA sent them.
 
-use citadel_identity::{
-    SpiffeId, TrustDomain,
-    selector::{Selector, UnixFacts},
-    template,
-};
+use citadel_identity::{SpiffeId, TrustDomain, selector::Selector, template};
 use citadel_proto::v1::{EntriesUpdate, EntryRecord};
+
+use super::conflicts::{self, Conflict};
 
 /// The most entries that are kept; a CA that sends more is told in the log.
 const MAX_ENTRIES: usize = 10_000;
+
+/// Why an entry that selects by container is left out.
+const NO_CONTAINERS: &str = "it selects by container (container-name, container-image), and this \
+    agent can't tell the containers of a pod apart; set `pods` in its configuration";
 
 /// The entries of this node.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -19,6 +21,8 @@ pub struct Entries {
     pub list: Vec<NodeEntry>,
     /// What this agent hands out to nobody.
     pub ignored: Vec<Ignored>,
+    /// What stands in another entry's way.
+    pub conflicts: Vec<Conflict>,
 }
 
 /// An entry that is left out.
@@ -37,13 +41,20 @@ pub struct NodeEntry {
     pub entry_id: String,
     /// The identity.
     pub spiffe_id: SpiffeId,
+    /// For workloads with several identities.
+    pub hint: String,
     selectors: Vec<Selector>,
 }
 
 impl Entries {
     /// Takes over what can be understood; an entry that can't (a newer CA's selector)
-    /// is left out, never guessed at.
-    pub fn from_update(update: EntriesUpdate, trust_domain: &TrustDomain) -> Self {
+    /// is left out, never guessed at. Without `knows_containers`, one that selects by
+    /// container too: any container of the pod would get it.
+    pub fn from_update(
+        update: EntriesUpdate,
+        trust_domain: &TrustDomain,
+        knows_containers: bool,
+    ) -> Self {
         let (mut list, mut ignored) = (Vec::new(), Vec::new());
         if update.entries.len() > MAX_ENTRIES {
             tracing::warn!(
@@ -55,18 +66,23 @@ impl Entries {
         for record in update.entries.into_iter().take(MAX_ENTRIES) {
             let entry_id = record.entry_id.clone();
             match NodeEntry::from_record(record, trust_domain) {
+                Ok(entry) if entry.names_a_container() && !knows_containers => {
+                    let reason = NO_CONTAINERS.to_owned();
+                    ignored.push(Ignored { entry_id, reason });
+                }
                 Ok(entry) => list.push(entry),
                 Err(reason) => ignored.push(Ignored { entry_id, reason }),
             }
         }
         Self {
             revision: update.revision,
+            conflicts: conflicts::find(&list),
             list,
             ignored,
         }
     }
 
-    /// Says of each entry that is ignored why, once for as long as it stays: `before` is
+    /// Says of each entry that is ignored or in the way why, once for as long as it stays: `before` is
     /// what was held until now.
     pub(super) fn tell_ignored(&self, before: Option<&Self>) {
         for entry in self.news(before) {
@@ -74,6 +90,15 @@ impl Entries {
                 entry_id = entry.entry_id,
                 reason = entry.reason,
                 "no workload of this node gets this entry: the agent ignores it"
+            );
+        }
+        let told = before.map_or(&[][..], |before| &before.conflicts);
+        for conflict in self.conflicts.iter().filter(|c| !told.contains(c)) {
+            tracing::warn!(
+                entry_id = conflict.entry_id,
+                beside = conflict.beside,
+                reason = conflict.kind.explain(),
+                "an entry of this node stands in another one's way"
             );
         }
     }
@@ -92,23 +117,6 @@ impl Entries {
             .iter()
             .any(|entry| entry.is_for(in_pod) && entry.selectors.iter().any(needs_digest))
     }
-
-    /// The entries that may be for the process: all of their unix selectors match, and
-    /// they are of its kind. Kubernetes selectors are the CA's to check.
-    pub fn candidates<'a>(
-        &'a self,
-        in_pod: bool,
-        facts: &'a UnixFacts,
-    ) -> impl Iterator<Item = &'a NodeEntry> {
-        self.list.iter().filter(move |entry| {
-            entry.is_for(in_pod)
-                && entry
-                    .selectors
-                    .iter()
-                    .filter(|s| s.is_unix())
-                    .all(|s| s.matches_unix(facts))
-        })
-    }
 }
 
 impl NodeEntry {
@@ -125,39 +133,33 @@ impl NodeEntry {
             .iter()
             .map(|text| text.parse::<Selector>().map_err(|error| error.to_string()))
             .collect::<Result<Vec<_>, _>>()?;
-        if selectors.iter().any(names_a_container) {
-            // Any container of the pod would get it: the agent can't tell them apart
-            // before it knows the kubelet's container IDs.
-            return Err(
-                "it selects by container (container-name, container-image), and this agent \
-                 can't tell the containers of a pod apart; select by namespace, account, \
-                 image or label of the pod"
-                    .to_owned(),
-            );
-        }
         Ok(Self {
             entry_id: record.entry_id,
             spiffe_id,
+            hint: record.hint,
             selectors,
         })
     }
 
     /// An entry with unix selectors alone is for processes of the host: inside of a
     /// container anybody can be any uid. One with Kubernetes selectors is for pods.
-    fn is_for(&self, in_pod: bool) -> bool {
+    pub fn is_for(&self, in_pod: bool) -> bool {
         self.selectors.iter().any(|selector| !selector.is_unix()) == in_pod
+    }
+
+    /// All of them have to match.
+    pub fn selectors(&self) -> &[Selector] {
+        &self.selectors
+    }
+
+    /// True if it is for some containers of a pod alone.
+    pub fn names_a_container(&self) -> bool {
+        self.selectors.iter().any(Selector::names_a_container)
     }
 }
 
 fn needs_digest(selector: &Selector) -> bool {
     matches!(selector, Selector::Sha256(_))
-}
-
-fn names_a_container(selector: &Selector) -> bool {
-    matches!(
-        selector,
-        Selector::ContainerName(_) | Selector::ContainerImage(_)
-    )
 }
 
 #[cfg(test)]
@@ -180,48 +182,7 @@ mod tests {
             entries: records,
             revision: 7,
         };
-        Entries::from_update(update, &TrustDomain::new("example.org").unwrap())
-    }
-
-    fn alice() -> UnixFacts {
-        UnixFacts {
-            uid: 1000,
-            gid: 1000,
-            groups: vec![27],
-            path: None,
-            sha256: None,
-        }
-    }
-
-    fn names(entries: &Entries, in_pod: bool) -> Vec<String> {
-        entries
-            .candidates(in_pod, &alice())
-            .map(|entry| entry.entry_id.clone())
-            .collect()
-    }
-
-    #[test]
-    fn unix_entries_match_when_all_their_selectors_do() {
-        let entries = entries(vec![
-            record("a", &["unix:uid:1000"]),
-            record("b", &["unix:uid:1000", "unix:supplementary-gid:27"]),
-            record("c", &["unix:uid:1000", "unix:gid:4"]),
-            record("d", &["unix:path:/bin/x"]),
-        ]);
-        assert_eq!(names(&entries, false), ["a", "b"]);
-        // A uid inside of a container is no user of the host.
-        assert_eq!(names(&entries, true), [""; 0]);
-    }
-
-    #[test]
-    fn kubernetes_entries_are_for_pods_and_the_cas_to_check() {
-        let entries = entries(vec![
-            record("ns", &["k8s:ns:shop"]),
-            record("both", &["k8s:ns:shop", "unix:uid:1000"]),
-            record("other", &["k8s:ns:shop", "unix:uid:0"]),
-        ]);
-        assert_eq!(names(&entries, true), ["ns", "both"]);
-        assert_eq!(names(&entries, false), [""; 0]);
+        Entries::from_update(update, &TrustDomain::new("example.org").unwrap(), false)
     }
 
     #[test]

@@ -21,6 +21,7 @@ use time::{Duration, OffsetDateTime};
 use super::{Entries, identity::AgentSvid, streams::bundle_set};
 use crate::{
     mutation::{mutate, mutation},
+    pods::choice::{Place, choose},
     testing::{Pki, trust_domain},
 };
 
@@ -155,7 +156,7 @@ fn check_entries(update: &v1::EntriesUpdate) {
         "unix:gid:1000",
         "unix:supplementary-gid:27",
     ];
-    let kept = Entries::from_update(update.clone(), &trust_domain());
+    let kept = Entries::from_update(update.clone(), &trust_domain(), false);
     let sent = |id: &str, spiffe_id: &SpiffeId| {
         let mut of_id = update.entries.iter().filter(|record| {
             record.entry_id == id
@@ -177,8 +178,14 @@ fn check_entries(update: &v1::EntriesUpdate) {
             assert!(!text.contains("container"), "{text}");
         }
         let candidate = |in_pod| {
-            kept.candidates(in_pod, &alice)
-                .any(|candidate| candidate == entry)
+            let place = if in_pod {
+                Place::Pod {
+                    may_be_known: false,
+                }
+            } else {
+                Place::Host
+            };
+            choose(&kept, place, &alice).entries.contains(&entry)
         };
         if candidate(false) {
             // Numbers have more than one spelling; their meaning is the parser's test.
@@ -210,7 +217,7 @@ fn good_answers_are_taken() {
         revision: 1,
     };
     assert_eq!(
-        Entries::from_update(update.clone(), &trust_domain())
+        Entries::from_update(update.clone(), &trust_domain(), true)
             .list
             .len(),
         1

@@ -1,5 +1,6 @@
 //! The CA as the agent sees it: its own identity, batches, entries, trust bundles.
 
+mod conflicts;
 mod entries;
 #[cfg(test)]
 mod hostile_answers;
@@ -15,6 +16,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use citadel_proto::v1::{IssueItem, IssueResult};
 
+pub use conflicts::{Conflict, ConflictKind};
 pub use entries::{Entries, Ignored, NodeEntry};
 pub use session::{Session, SessionConfig};
 pub use token::{FileToken, TokenSource};

@@ -12,7 +12,7 @@ use std::{
 use async_trait::async_trait;
 use citadel_identity::{TrustDomain, key::WorkloadKey};
 use citadel_proto::v1::{
-    AttestAgentRequest, AttestAgentResponse, IssueBatchRequest, IssueItem,
+    AttestAgentRequest, AttestAgentResponse, EntriesUpdate, IssueBatchRequest, IssueItem,
     agent_service_client::AgentServiceClient,
 };
 use citadel_runtime::{
@@ -60,6 +60,8 @@ pub struct SessionConfig {
     pub first_trust: FirstTrust,
     /// Sent as `clusterid`; empty sends none.
     pub cluster: String,
+    /// Whether the containers of a pod can be told apart.
+    pub knows_containers: bool,
 }
 
 /// See the module. One for the process.
@@ -143,8 +145,13 @@ impl Session {
         self.link.subscribe()
     }
 
-    pub(super) fn trust_domain(&self) -> &TrustDomain {
-        &self.config.trust_domain
+    pub(super) fn entries_of(&self, update: EntriesUpdate) -> Entries {
+        let SessionConfig {
+            trust_domain,
+            knows_containers,
+            ..
+        } = &self.config;
+        Entries::from_update(update, trust_domain, *knows_containers)
     }
 
     /// Keeps the agent's identity and its streams until the shutdown.

@@ -258,6 +258,7 @@ impl Running {
             }
         }
         let config = SessionConfig {
+            knows_containers: false,
             trust_domain: trust_domain(),
             addresses: vec![self.address.to_string().parse().unwrap()],
             first_trust,

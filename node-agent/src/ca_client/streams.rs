@@ -12,7 +12,7 @@ use rand::Rng;
 use rustls::pki_types::CertificateDer;
 
 use super::{
-    CaError, Entries,
+    CaError,
     session::{Link, Session, error_of},
 };
 use crate::secrets::timing;
@@ -87,7 +87,7 @@ async fn entries(session: &Session, link: &Link) -> Result<(), CaError> {
     let mut stream = opened(open).await?;
     while let Some(update) = stream.message().await.map_err(|status| error_of(&status))? {
         session.note_call(Ok(()));
-        let entries = Entries::from_update(update, session.trust_domain());
+        let entries = session.entries_of(update);
         tracing::info!(
             entries = entries.list.len(),
             ignored = entries.ignored.len(),

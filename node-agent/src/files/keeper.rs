@@ -195,7 +195,10 @@ impl Keeper {
             let wanted = self.rule.spiffe_id.as_ref();
             wanted.is_none_or(|id| *id == entry.spiffe_id)
         };
-        entries.candidates(false, &owner).find(named).cloned()
+        let of_owner = |entry: &&NodeEntry| {
+            entry.is_for(false) && entry.selectors().iter().all(|it| it.matches_unix(&owner))
+        };
+        entries.list.iter().filter(of_owner).find(named).cloned()
     }
 
     fn wanted(&self, entry: &NodeEntry, revision: u64) -> Wanted {

@@ -62,6 +62,7 @@ impl Scene {
             entries: self.entries.subscribe(),
             bundles: self.world.bundles.subscribe(),
             ttl_seconds: 0,
+            pods: crate::pods::Pods::default(),
         };
         let keeper = Keeper {
             rule,
@@ -91,7 +92,7 @@ impl Scene {
             entries: entries.iter().map(record).collect(),
             revision,
         };
-        let entries = Entries::from_update(update, &trust_domain());
+        let entries = Entries::from_update(update, &trust_domain(), false);
         self.entries.send_replace(Some(Arc::new(entries)));
     }
 

@@ -31,6 +31,16 @@ pub enum SecretKey {
     },
 }
 
+impl SecretKey {
+    /// The pod that it is for, if any.
+    pub fn pod_uid(&self) -> Option<&str> {
+        match self {
+            Self::Pod { uid } => Some(uid),
+            Self::Entry { pod_uid, .. } | Self::Relayed { pod_uid, .. } => pod_uid.as_deref(),
+        }
+    }
+}
+
 impl fmt::Display for SecretKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

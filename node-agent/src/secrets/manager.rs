@@ -134,6 +134,25 @@ impl SecretManager {
         Ok(subscription)
     }
 
+    /// Has a secret fetched that nobody wants yet, and keeps it until `until` for who will;
+    /// of at most `limit` such. Without room for it nothing happens.
+    pub fn prepare(&self, wanted: Wanted, until: Instant, limit: usize) {
+        let now = Instant::now();
+        if self.shared.table().prepare(wanted, until, limit, now) {
+            self.shared.wake.notify_one();
+        }
+    }
+
+    /// Ends at once what is for a pod that is gone. Keys wipe themselves, and who still
+    /// holds a subscription is told.
+    pub fn end_pods(&self, gone: impl Fn(&str) -> bool) {
+        let ended = self.shared.table().end_pods(gone, Instant::now());
+        if ended > 0 {
+            tracing::debug!(ended, "secrets of pods that are gone were freed");
+            self.shared.report();
+        }
+    }
+
     /// Renews until the shutdown. One task, started once.
     pub async fn run(self, shutdown: ShutdownSignal) {
         let shared = self.shared;
@@ -203,11 +222,13 @@ impl Shared {
     }
 
     fn report(&self) {
-        let table = self.table();
+        let mut table = self.table();
+        let (waiting, prepared) = (table.waiting_for_use(), table.take_prepared());
         let held = table.values().filter_map(|entry| entry.held.as_ref());
         let ends: Vec<i64> = held.map(|svid| svid.not_after.unix_timestamp()).collect();
         drop(table);
         self.metrics.holding(ends.len(), ends.iter().min().copied());
+        self.metrics.prepared(waiting, prepared);
     }
 }
 

@@ -17,3 +17,4 @@ pub mod timing;
 pub use key::{SecretKey, Wanted};
 pub use manager::{ManagerOptions, NotNow, SecretManager, State, Subscription};
 pub use svid::{Svid, SvidError};
+pub(crate) use table::Prepared;

@@ -61,6 +61,8 @@ pub(super) struct Entry {
     pub jitter: f64,
     /// Among what its caller waits for, until the CA first says yes.
     place: Option<Place>,
+    /// Kept until then though nobody has asked for it yet.
+    prepared_until: Option<Instant>,
 }
 
 /// What waits together for the CA. A batch is as slow as its slowest item, and what
@@ -89,6 +91,18 @@ pub(super) struct Table {
     refusals: Refusals,
     waiting: Quota,
     tokens: Quota,
+    prepared: Prepared,
+}
+
+/// What became of secrets that were made ready ahead of need.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Prepared {
+    /// Asked for before anybody wanted them.
+    pub made: u64,
+    /// Asked for by their pod in time.
+    pub used: u64,
+    /// Ended or given up unused.
+    pub dropped: u64,
 }
 
 impl Table {
@@ -100,6 +114,7 @@ impl Table {
             refusals: Refusals::default(),
             waiting: Quota::new(WAITING, usize::MAX),
             tokens: Quota::new(TOKENS.0, TOKENS.1),
+            prepared: Prepared::default(),
         }
     }
 
@@ -115,8 +130,62 @@ impl Table {
     ) -> Result<watch::Receiver<State>, NotNow> {
         if let Some(entry) = self.entries.get_mut(&wanted.key) {
             entry.idle_since = None;
+            if entry.prepared_until.take().is_some() {
+                self.prepared.used += 1;
+            }
             return Ok(entry.state.subscribe());
         }
+        self.make(wanted, now)
+    }
+
+    /// Makes a secret ready that nobody has asked for yet, and keeps it until then or
+    /// `until`; of at most `limit` such. Whether it does.
+    pub(super) fn prepare(
+        &mut self,
+        wanted: Wanted,
+        until: Instant,
+        limit: usize,
+        now: Instant,
+    ) -> bool {
+        let key = wanted.key.clone();
+        if self.entries.contains_key(&key) || self.waiting_for_use() >= limit {
+            return false;
+        }
+        if self.make(wanted, now).is_err() {
+            return false;
+        }
+        if let Some(entry) = self.entries.get_mut(&key) {
+            entry.prepared_until = Some(until);
+            self.prepared.made += 1;
+        }
+        true
+    }
+
+    /// How many were prepared and not asked for yet.
+    pub(super) fn waiting_for_use(&self) -> usize {
+        let prepared = |entry: &&Entry| entry.prepared_until.is_some();
+        self.entries.values().filter(prepared).count()
+    }
+
+    /// What became of those that were prepared, since the last call.
+    pub(super) fn take_prepared(&mut self) -> Prepared {
+        std::mem::take(&mut self.prepared)
+    }
+
+    /// Ends what is for a pod that is gone, at once. How many secrets those were.
+    pub(super) fn end_pods(&mut self, gone: impl Fn(&str) -> bool, now: Instant) -> usize {
+        let over = self.entries.iter().filter(|(key, entry)| {
+            let pods = [key.pod_uid(), entry.proven_pod.as_deref()];
+            pods.into_iter().flatten().any(&gone)
+        });
+        let over: Vec<SecretKey> = over.map(|(key, _)| key.clone()).collect();
+        for key in &over {
+            self.end(key, crate::pods::GONE.into(), now);
+        }
+        over.len()
+    }
+
+    fn make(&mut self, wanted: Wanted, now: Instant) -> Result<watch::Receiver<State>, NotNow> {
         if let Some(reason) = self.refusals.standing(&wanted, now) {
             return Err(NotNow::Refused(Arc::clone(reason)));
         }
@@ -141,6 +210,7 @@ impl Table {
             idle_since: None,
             jitter: rand::rng().random(),
             place: Some(place),
+            prepared_until: None,
             wanted,
         };
         self.entries.insert(entry.wanted.key.clone(), entry);
@@ -284,6 +354,9 @@ impl Table {
         let Some(entry) = self.entries.remove(key) else {
             return false;
         };
+        if entry.prepared_until.is_some() {
+            self.prepared.dropped += 1;
+        }
         self.refusals.note(&entry.wanted, Arc::clone(&reason), now);
         entry.state.send_replace(State::Denied(reason));
         entry.held.is_some()
@@ -291,14 +364,21 @@ impl Table {
 
     /// Forgets what nobody has wanted for `linger`. The keys wipe themselves.
     pub(super) fn sweep(&mut self, now: Instant, linger: Duration) {
+        let mut dropped = 0;
         self.entries.retain(|_, entry| {
             if entry.state.receiver_count() > 0 {
                 entry.idle_since = None;
                 return true;
             }
+            if let Some(until) = entry.prepared_until {
+                let keep = now < until || entry.asking;
+                dropped += u64::from(!keep);
+                return keep;
+            }
             let since = *entry.idle_since.get_or_insert(now);
             entry.asking || now.saturating_duration_since(since) < linger
         });
+        self.prepared.dropped += dropped;
         self.refusals.sweep(now);
         self.waiting.sweep();
         self.tokens.sweep();

@@ -224,3 +224,58 @@ async fn entries_that_match_nobody_do_not_fill_the_table() {
     assert!(table.values().count() < WAITING);
     table.subscribe(self::pod("new"), now).unwrap();
 }
+
+#[test]
+fn what_was_prepared_is_kept_for_a_time_and_counted_once() {
+    let (mut table, now) = (Table::new(10), Instant::now());
+    let until = now + Duration::from_secs(60);
+    let linger = Duration::from_secs(5);
+    assert!(table.prepare(pod("a"), until, 2, now));
+    assert!(!table.prepare(pod("a"), until, 2, now));
+    assert!(table.prepare(pod("b"), until, 2, now));
+    // As many as may wait do.
+    assert!(!table.prepare(pod("c"), until, 2, now));
+    let used = table.subscribe(pod("a"), now).unwrap();
+    assert_eq!(table.waiting_for_use(), 1);
+    let made = Prepared {
+        made: 2,
+        used: 1,
+        dropped: 0,
+    };
+    assert_eq!(table.take_prepared(), made);
+
+    // Unused it outlives the linger, and not its time.
+    table.sweep(until - Duration::from_secs(1), linger);
+    assert_eq!(table.values().count(), 2);
+    table.sweep(until, linger);
+    assert_eq!(table.values().count(), 1);
+    assert_eq!(table.take_prepared().dropped, 1);
+    // Used, it is like any other.
+    drop(used);
+    table.sweep(until, linger);
+    table.sweep(until + linger, linger);
+    assert_eq!(table.values().count(), 0);
+    assert_eq!(table.take_prepared(), Prepared::default());
+}
+
+#[test]
+fn all_that_is_for_a_pod_ends_with_it() {
+    let (mut table, now) = (Table::new(10), Instant::now());
+    let of_pod = table.subscribe(pod("a"), now).unwrap();
+    let entry = Wanted {
+        key: SecretKey::Entry {
+            entry_id: "e".into(),
+            pod_uid: Some("a".into()),
+        },
+        ..pod("a")
+    };
+    let of_entry = table.subscribe(entry, now).unwrap();
+    let other = table.subscribe(pod("b"), now).unwrap();
+    assert_eq!(table.end_pods(|uid| uid == "a", now), 2);
+    for ended in [of_pod, of_entry] {
+        assert!(
+            matches!(&*ended.borrow(), State::Denied(reason) if &**reason == crate::pods::GONE)
+        );
+    }
+    assert!(matches!(&*other.borrow(), State::Waiting { .. }));
+}

@@ -114,14 +114,27 @@ fn binding(name: &str, kind: &str, subjects: &Value) -> Value {
     })
 }
 
-/// A kubeconfig file's text. JSON is YAML too.
+/// A kubeconfig file's text, for who has this token.
 pub(super) fn kubeconfig(address: SocketAddr, root_pem: &str, token: &str) -> String {
+    kubeconfig_of(address, root_pem, &json!({ "token": token }))
+}
+
+/// A kubeconfig's user with a client certificate.
+pub(super) fn certificate_user(certificate: &str, key: &str) -> Value {
+    json!({
+        "client-certificate-data": STANDARD.encode(certificate),
+        "client-key-data": STANDARD.encode(key),
+    })
+}
+
+/// A kubeconfig file's text. JSON is YAML too.
+pub(super) fn kubeconfig_of(address: SocketAddr, root_pem: &str, user: &Value) -> String {
     json!({
         "apiVersion": "v1",
         "kind": "Config",
         "current-context": "test",
         "contexts": [{ "name": "test", "context": { "cluster": "test", "user": "test" } }],
-        "users": [{ "name": "test", "user": { "token": token } }],
+        "users": [{ "name": "test", "user": user }],
         "clusters": [{ "name": "test", "cluster": {
             "server": format!("https://{address}"),
             "certificate-authority-data": STANDARD.encode(root_pem),

@@ -7,8 +7,9 @@ use ::http::Method;
 use serde_json::Value;
 use tokio::sync::OnceCell;
 
+use super::certificates::Authority;
 use super::client::{Admin, ApiError};
-use super::{KeyType, SigningKey, access, certificates};
+use super::{KeyType, SigningKey, access};
 use crate::dir::TestDir;
 use crate::parts::part;
 use crate::process::{Launch, Process};
@@ -26,6 +27,10 @@ pub struct Options {
     pub key_type: KeyType,
     /// A key in place of a fresh one of `key_type`.
     pub signing_key: Option<SigningKey>,
+    /// Where it listens; else on a port of its own on loopback.
+    pub address: Option<SocketAddr>,
+    /// Whether it reaches kubelets, and takes their certificates.
+    pub kubelets: bool,
     /// Further flags.
     pub flags: Vec<String>,
 }
@@ -36,6 +41,8 @@ impl Default for Options {
             issuer: "https://kubernetes.default.svc.cluster.local".into(),
             key_type: KeyType::Rsa2048,
             signing_key: None,
+            address: None,
+            kubelets: false,
             flags: Vec::new(),
         }
     }
@@ -49,6 +56,7 @@ pub struct ApiServer {
     server: tokio::sync::Mutex<Process>,
     pub(super) key: SigningKey,
     pub(super) root_pem: String,
+    pub(super) authority: Authority,
     pub(super) admin: Admin,
 }
 
@@ -76,7 +84,11 @@ impl ApiServer {
     /// One of the test's own, set up in another way.
     pub async fn start_with(options: Options) -> Self {
         let dir = TestDir::new("kube");
-        let root_pem = certificates::make(&dir);
+        let authority = Authority::make(&dir);
+        let root_pem = authority.root_pem.clone();
+        let (certificate, key) = authority.client("kube-apiserver", "system:masters");
+        dir.write("kubelet-client.crt", certificate);
+        dir.write("kubelet-client.key", key);
         let fresh = || SigningKey::generate(options.key_type);
         let key = options.signing_key.clone().unwrap_or_else(fresh);
         dir.write("sa.key", key.private_pem());
@@ -89,8 +101,8 @@ impl ApiServer {
 
         let setup = Setup {
             dir,
+            address: options.address.unwrap_or_else(ports::address),
             options,
-            address: ports::address(),
             etcd: ports::address(),
         };
         let kubeconfig = access::kubeconfig(setup.address, &root_pem, &admin_token);
@@ -104,6 +116,7 @@ impl ApiServer {
             server,
             key,
             root_pem,
+            authority,
             admin,
         }
     }
@@ -126,6 +139,21 @@ impl ApiServer {
     /// The administrator's kubeconfig file, for `kubectl`.
     pub fn admin_kubeconfig(&self) -> std::path::PathBuf {
         self.setup.dir.join("admin.kubeconfig")
+    }
+
+    /// A kubeconfig whose user is `name` of `group`, by a client certificate.
+    pub(super) fn client_kubeconfig(&self, name: &str, group: &str) -> String {
+        let (certificate, key) = self.authority.client(name, group);
+        access::kubeconfig_of(
+            self.address(),
+            &self.root_pem,
+            &access::certificate_user(&certificate, &key),
+        )
+    }
+
+    /// A file that it was started with.
+    pub(super) fn file(&self, name: &str) -> std::path::PathBuf {
+        self.setup.dir.join(name)
     }
 
     /// A request as the administrator.
@@ -195,6 +223,15 @@ impl Setup {
 
     async fn start_server(&self, admin: &Admin) -> Process {
         let file = |flag: &str, name: &str| format!("{flag}={}", self.dir.join(name).display());
+        let mut kubelets = Vec::new();
+        if self.options.kubelets {
+            kubelets.extend([
+                file("--client-ca-file", "root.crt"),
+                file("--kubelet-client-certificate", "kubelet-client.crt"),
+                file("--kubelet-client-key", "kubelet-client.key"),
+                "--kubelet-preferred-address-types=InternalIP".to_owned(),
+            ]);
+        }
         let server = Launch::new("kube-apiserver", part("KUBE_APISERVER"))
             .arg(format!("--etcd-servers=http://{}", self.etcd))
             .arg(format!("--bind-address={}", self.address.ip()))
@@ -212,6 +249,7 @@ impl Setup {
             .arg(file("--service-account-key-file", "sa.pub"))
             .arg("--feature-gates=PodCertificateRequest=true,ClusterTrustBundle=true,ClusterTrustBundleProjection=true")
             .arg("--runtime-config=certificates.k8s.io/v1beta1=true")
+            .args(&kubelets)
             .args(&self.options.flags)
             .start(&self.dir);
         let ready = async || {

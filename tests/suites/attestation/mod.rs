@@ -2,8 +2,11 @@
 
 mod cgroups;
 mod endings;
+mod forged;
+mod handed;
 mod pid_reuse;
 mod tokens;
+mod watch;
 
 use std::time::Duration;
 

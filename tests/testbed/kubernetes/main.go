@@ -14,11 +14,14 @@ import (
 	"k8s.io/component-base/cli"
 )
 
-// programs holds a constructor for each program. To add one (say the
-// controller manager), add a file beside apiserver.go and a line here.
+// programs holds a constructor for each program. To add one,
+// add a file beside apiserver.go and a line here.
 var programs = map[string]func() *cobra.Command{
-	"kube-apiserver": apiServer,
-	"kubectl":        kubectl,
+	"kube-apiserver":          apiServer,
+	"kube-controller-manager": controllerManager,
+	"kube-scheduler":          scheduler,
+	"kubectl":                 kubectl,
+	"kubelet":                 kubelet,
 }
 
 func main() {

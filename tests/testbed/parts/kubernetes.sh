@@ -1,19 +1,21 @@
-# kube-apiserver and kubectl, compiled from the Go module proxy into one
-# binary: there is no package of them that a plain machine can fetch.
+# The API server, the programs of a node and kubectl, compiled from the Go
+# module proxy into one binary: there is no package of them that a plain
+# machine can fetch.
 
-kubernetes_programs=(kube-apiserver kubectl)
+kubernetes_programs=(kube-apiserver kubectl kube-controller-manager kube-scheduler kubelet)
 
 part_kubernetes() {
-    local program
+    local program missing=false
     declare -A at=()
     for program in "${kubernetes_programs[@]}"; do
         at[$program]=$(kubernetes_here "$program")
+        [ -n "${at[$program]}" ] || missing=true
     done
-    if [ -z "${at[kube-apiserver]}" ] || [ -z "${at[kubectl]}" ]; then
+    if $missing; then
         local name
         name=kubernetes-$KUBERNETES-$(fingerprint "$here"/kubernetes/*.go "$here"/kubernetes/go.*)
-        entry "$name" "compiling kube-apiserver and kubectl (about 10 min on 2 cores)" \
-            "or put kube-apiserver and kubectl ${KUBERNETES%.*} in a folder that KUBEBUILDER_ASSETS names" \
+        entry "$name" "compiling Kubernetes' programs (about 12 min on 2 cores)" \
+            "or put ${kubernetes_programs[*]} ${KUBERNETES%.*} in a folder that KUBEBUILDER_ASSETS names" \
             fill_kubernetes
         for program in "${kubernetes_programs[@]}"; do
             at[$program]=${at[$program]:-$cache/$name/$program}
@@ -21,6 +23,9 @@ part_kubernetes() {
     fi
     found KUBE_APISERVER "${at[kube-apiserver]}"
     found KUBECTL "${at[kubectl]}"
+    found KUBE_CONTROLLER_MANAGER "${at[kube-controller-manager]}"
+    found KUBE_SCHEDULER "${at[kube-scheduler]}"
+    found KUBELET "${at[kubelet]}"
 }
 
 # kubernetes_here PROGRAM: the machine's own, if it is of our minor version.

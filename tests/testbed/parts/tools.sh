@@ -4,12 +4,12 @@
 part_tools() {
     local missing=()
     local tool
-    for tool in openssl python3 ip nsenter setpriv flock timeout cc; do
+    for tool in openssl python3 ip nsenter unshare setpriv flock timeout cc strip tar; do
         command -v "$tool" >/dev/null || missing+=("$tool")
     done
     if [ ${#missing[@]} -gt 0 ]; then
         fail "not on PATH: ${missing[*]}" \
-            "on Debian: apt-get install openssl python3 python3-pip iproute2 util-linux coreutils gcc"
+            "on Debian: apt-get install openssl python3 python3-pip iproute2 util-linux coreutils gcc binutils tar"
     fi
     found OPENSSL "$(command -v openssl)"
 
@@ -18,6 +18,13 @@ part_tools() {
     else
         entry strace "unpacking Debian's package" "or install strace" fill_strace
         found STRACE "$cache/strace/usr/bin/strace"
+    fi
+
+    if command -v socat >/dev/null; then
+        found SOCAT "$(command -v socat)"
+    else
+        entry socat "unpacking Debian's package" "or install socat" fill_socat
+        found SOCAT "$cache/socat/socat"
     fi
 
     # The library, not the wrapper: a suite preloads it into one process.
@@ -35,6 +42,21 @@ part_tools() {
 fill_strace() {
     debian "$1" strace
     "$1/usr/bin/strace" --version
+}
+
+# With the libraries that few machines have.
+fill_socat() {
+    debian "$1" socat libwrap0 libnsl2 libtirpc3
+    local libraries
+    libraries=$(dirname "$(find "$1/usr/lib" -name 'libwrap.so.0')")
+    cat >"$1/socat" <<WRAPPER
+#!/bin/sh
+here=\$(dirname "\$0")
+export LD_LIBRARY_PATH="\$here/${libraries#"$1/"}"
+exec "\$here/usr/bin/socat" "\$@"
+WRAPPER
+    chmod +x "$1/socat"
+    "$1/socat" -V
 }
 
 fill_faketime() {
