@@ -59,7 +59,7 @@ fn every_key_is_read() {
 fn folders_of_certificates_are_read() {
     let yaml = "trust_domain: a.org\n\
         files:\n\
-        - directory: /etc/db/tls\n  owner: root\n  spiffe_id: spiffe://a.org/db\n  \
+        - directory: /etc/db/tls\n  owner: root\n  combined: true\n  spiffe_id: spiffe://a.org/db\n  \
           key_mode: '0640'\n  reload: { pid_file: /run/db.pid, signal: USR1, \
           command: [db, reload], http: 'http://127.0.0.1:1/x' }\n\
         - { directory: /etc/web/tls, owner: '4242' }\n";
@@ -67,6 +67,7 @@ fn folders_of_certificates_are_read() {
     assert_eq!(rules[0].owner, (0, 0));
     assert_eq!(rules[0].access.key_mode, 0o640);
     assert_eq!(rules[0].reload.command, ["db", "reload"]);
+    assert!(rules[0].combined && !rules[1].combined);
     assert!(rules[0].reload.signal.is_some() && rules[0].reload.http.is_some());
     assert_eq!(rules[1].owner, (4242, 4242));
     assert_eq!(

@@ -25,6 +25,7 @@ mod documents;
 mod durability;
 mod envoy;
 mod faults;
+mod files;
 mod issuance;
 mod istio;
 mod kubelet;

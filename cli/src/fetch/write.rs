@@ -27,6 +27,10 @@ pub(super) struct WriteArgs {
     #[arg(long, value_name = "SPIFFE_ID", requires = "write")]
     pub(super) id: Option<String>,
 
+    /// With --write, svid_combined.pem too: chain and key in one file, as HAProxy wants them.
+    #[arg(long, requires = "write")]
+    pub(super) combined: bool,
+
     /// With --write, svid.p12 too (PKCS#12 with key, chain and bundle), under the password in
     /// this file's first line.
     #[arg(long, value_name = "FILE", requires = "write")]
@@ -45,6 +49,7 @@ pub(super) struct WriteArgs {
 /// A folder that holds one SVID.
 pub(super) struct Files {
     folder: Folder,
+    combined: bool,
     pkcs12_password_file: Option<PathBuf>,
     exec: Option<String>,
 }
@@ -57,6 +62,7 @@ impl WriteArgs {
         };
         Ok(Some(Files {
             folder: Folder::open(path, Access::default()).map_err(|error| cannot(&error))?,
+            combined: self.combined,
             pkcs12_password_file: self.pkcs12_password_file.clone(),
             exec: self.exec.clone(),
         }))
@@ -83,6 +89,9 @@ impl Files {
             authorities: owned(&svid.authorities),
         };
         let mut files = formats::pem(&material);
+        if self.combined {
+            files.push(formats::combined(&material));
+        }
         if let Some(path) = &self.pkcs12_password_file {
             let password = keeper::read_password(path).map_err(|reason| {
                 Failure::local(format!("{}: {reason}", path.display())).next(
@@ -136,6 +145,7 @@ mod tests {
         let args = WriteArgs {
             write: Some(folder.to_owned()),
             id: None,
+            combined: false,
             pkcs12_password_file: None,
             renew: false,
             exec: exec.map(ToOwned::to_owned),

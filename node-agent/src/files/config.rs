@@ -32,6 +32,8 @@ pub struct FilesConfig {
     pub spiffe_id: Option<String>,
     /// Mode of the files with the private key, octal: 0600, or 0640 for the group.
     pub key_mode: Option<String>,
+    /// Write `svid_combined.pem` too: chain and key in one file.
+    pub combined: bool,
     /// A file with the password of `svid.p12`; without it, none is written.
     pub pkcs12_password_file: Option<PathBuf>,
     /// What to do after each write.
@@ -63,6 +65,8 @@ pub struct Rule {
     pub spiffe_id: Option<SpiffeId>,
     /// Owner and modes of the files.
     pub access: Access,
+    /// Whether `svid_combined.pem` is wanted.
+    pub combined: bool,
     /// Where the password of `svid.p12` is.
     pub pkcs12_password_file: Option<PathBuf>,
     /// What to do after each write.
@@ -148,6 +152,7 @@ impl FilesConfig {
                 key_mode: key_mode?,
                 ..Access::default()
             },
+            combined: self.combined,
             pkcs12_password_file: self.pkcs12_password_file.clone(),
             reload,
         })

@@ -12,12 +12,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::formats::{BUNDLE, CERTIFICATE, Content, KEY, PKCS12};
+use super::formats::{BUNDLE, CERTIFICATE, COMBINED, Content, KEY, PKCS12};
 
 const DATA: &str = "..data";
 /// A set's folder: this, and random hex.
 const SET: &str = "..set-";
-const NAMES: [&str; 4] = [CERTIFICATE, KEY, BUNDLE, PKCS12];
+const NAMES: [&str; 5] = [CERTIFICATE, KEY, BUNDLE, COMBINED, PKCS12];
 
 /// Who may read the files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,6 +5,7 @@ use p12_keystore::{
     Certificate, EncryptionAlgorithm, KeyStore, KeyStoreEntry, MacAlgorithm, PrivateKey,
     PrivateKeyChain,
 };
+use rustls::pki_types::CertificateDer;
 use zeroize::Zeroizing;
 
 use super::Material;
@@ -15,6 +16,8 @@ pub const CERTIFICATE: &str = "svid.pem";
 pub const KEY: &str = "svid_key.pem";
 /// The trust bundle, PEM.
 pub const BUNDLE: &str = "svid_bundle.pem";
+/// Chain and private key in one PEM file, as HAProxy wants them.
+pub const COMBINED: &str = "svid_combined.pem";
 /// Key, chain and trust bundle, PKCS#12 (RFC 7292).
 pub const PKCS12: &str = "svid.p12";
 
@@ -24,6 +27,9 @@ pub const ALIAS: &str = "svid";
 /// PBKDF2 rounds of a PKCS#12 file. The key lives an hour, and whoever can read the file can
 /// read the password's as a rule: this is what other programs write, not more.
 const ROUNDS: u32 = 10_000;
+
+/// A P-256 key takes 250 bytes as PEM, the largest RSA key 3,300.
+const MAX_KEY_PEM: usize = 4_096;
 
 /// The longest password, in bytes: it is stretched with each write.
 pub const MAX_PASSWORD: usize = 1_024;
@@ -45,13 +51,6 @@ pub struct Pkcs12Error(#[from] p12_keystore::error::Error);
 
 /// The three PEM files.
 pub fn pem(material: &Material) -> Vec<Content> {
-    let certificates = |ders: &[rustls::pki_types::CertificateDer<'_>]| {
-        let text: String = ders
-            .iter()
-            .map(|der| pem::encode(pem::CERTIFICATE, der).as_str().to_owned())
-            .collect();
-        Zeroizing::new(text.into_bytes())
-    };
     let key = pem::encode(pem::PRIVATE_KEY, &material.key);
     vec![
         Content {
@@ -70,6 +69,28 @@ pub fn pem(material: &Material) -> Vec<Content> {
             bytes: certificates(&material.authorities),
         },
     ]
+}
+
+/// Chain and key in one file.
+pub fn combined(material: &Material) -> Content {
+    let key = pem::encode(pem::PRIVATE_KEY, &material.key);
+    let mut bytes = certificates(&material.chain);
+    bytes.extend_from_slice(key.as_bytes());
+    Content {
+        name: COMBINED,
+        secret: true,
+        bytes,
+    }
+}
+
+/// Certificates one after another; with room for a key, so that appending one moves nothing.
+fn certificates(ders: &[CertificateDer<'_>]) -> Zeroizing<Vec<u8>> {
+    let size = ders.iter().map(|der| 2 * der.len()).sum::<usize>();
+    let mut text = Vec::with_capacity(size + MAX_KEY_PEM);
+    for der in ders {
+        text.extend_from_slice(pem::encode(pem::CERTIFICATE, der).as_bytes());
+    }
+    Zeroizing::new(text)
 }
 
 /// Key, chain and authorities in one file that Java reads as key store and as trust store

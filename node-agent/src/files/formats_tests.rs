@@ -36,6 +36,9 @@ fn pem_files_hold_what_they_should() {
     assert!(blocks(CERTIFICATE).eq(material.chain.iter().map(|der| der.to_vec())));
     assert!(blocks(BUNDLE).eq(material.authorities.iter().map(|der| der.to_vec())));
     assert!(blocks(KEY).eq([material.key.to_vec()]));
+    let one = combined(&material);
+    assert!(one.secret && one.bytes.starts_with(&files[0].bytes));
+    assert!(one.bytes.ends_with(&files[1].bytes));
     let secret: Vec<_> = files.iter().filter(|file| file.secret).collect();
     assert!(matches!(secret.as_slice(), [key] if key.name == KEY));
 }

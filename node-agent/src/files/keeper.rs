@@ -249,6 +249,9 @@ impl Keeper {
 
 fn write_all(rule: &Rule, material: &Material) -> Result<(), KeepError> {
     let mut files = formats::pem(material);
+    if rule.combined {
+        files.push(formats::combined(material));
+    }
     if let Some(path) = &rule.pkcs12_password_file {
         files.push(formats::pkcs12(material, &password(path)?)?);
     }

@@ -49,6 +49,7 @@ impl Scene {
                 owner: Some(owner),
                 ..Access::default()
             },
+            combined: false,
             pkcs12_password_file: None,
             reload: Reload {
                 http: Some(hook.parse().unwrap()),
