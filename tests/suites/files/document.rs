@@ -15,6 +15,7 @@ fn block(heading: &str, language: &str, number: usize) -> String {
         .nth(number)
         .unwrap_or_else(|| panic!("{heading}: no block {number} of {language}"))
         .to_owned()
+        + "\n"
 }
 
 /// The first block of a language under a heading.
