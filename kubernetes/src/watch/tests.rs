@@ -436,6 +436,8 @@ proptest! {
             bytes.truncate(cut.index(bytes.len()) + 1);
             drop(decode_event::<PodRecord>(&bytes));
             drop(decode_page::<PodRecord>(&bytes));
+            drop(decode_event::<NodePod>(&bytes));
+            drop(decode_page::<NodePod>(&bytes));
             drop(decode_page::<AccountRecord>(&bytes));
         }
     }

@@ -11,6 +11,7 @@ use super::{config::PrepareFor, *};
 use crate::{
     secrets::{ManagerOptions, SecretKey, State, Wanted},
     testing::World,
+    testing_agent::soon,
 };
 
 fn pod(uid: &str, folder: &str, phase: &str) -> NodePod {
@@ -114,16 +115,16 @@ async fn who_follows_a_pod_hears_of_its_changes_alone() {
     let mut state = node.pods.follow(&uid).unwrap();
     assert!(matches!(&*state.borrow(), PodState::Unknown));
     node.shows(Event::Applied(pod("u1", "/", "Pending")));
-    state.changed().await.unwrap();
+    soon(state.changed()).await.unwrap();
     assert!(state.borrow_and_update().live().is_some());
     node.shows(Event::Applied(pod("u2", "/", "Pending")));
     node.shows(Event::Applied(pod("u1", "/", "Running")));
-    state.changed().await.unwrap();
+    soon(state.changed()).await.unwrap();
     assert!(state.borrow_and_update().live().is_some());
     node.shows(Event::Applied(pod("u2", "/", "Running")));
     assert!(!state.has_changed().unwrap());
     node.shows(Event::Deleted(pod("u1", "/", "Running")));
-    state.changed().await.unwrap();
+    soon(state.changed()).await.unwrap();
     assert!(matches!(&*state.borrow(), PodState::Gone));
     assert!(Pods::default().follow(&uid).is_none());
 }
@@ -137,11 +138,11 @@ async fn a_pod_that_is_gone_frees_its_secrets_at_once() {
     let mut stays = node.world.manager.subscribe(wanted("u2")).unwrap();
     for state in [&mut gone, &mut stays] {
         let ready = |state: &State| matches!(state, State::Ready(_));
-        state.wait_for(ready).await.unwrap();
+        soon(state.wait_for(ready)).await.unwrap();
     }
     node.shows(Event::Applied(pod("u1", "/", "Failed")));
     let ended = gone.wait_for(|state| matches!(state, State::Denied(_)));
-    let State::Denied(reason) = ended.await.unwrap().clone() else {
+    let State::Denied(reason) = soon(ended).await.unwrap().clone() else {
         panic!("it is denied");
     };
     assert_eq!(&*reason, GONE);

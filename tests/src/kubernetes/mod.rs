@@ -17,7 +17,7 @@ pub use audit::Audit;
 pub use client::ApiError;
 pub use fixtures::AgentPod;
 pub use jwt::{Signer, assemble, claims_of, header_of};
-pub use node::{Container, NODE, NodeCluster, POD};
+pub use node::{Container, Machine, NODE, NodeCluster, POD};
 pub use objects::Pod;
 pub use server::{ApiServer, Options};
 pub use signing::{KeyType, SigningKey};

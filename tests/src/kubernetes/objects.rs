@@ -15,6 +15,7 @@ pub struct Pod {
     labels: Map<String, Value>,
     annotations: Map<String, Value>,
     containers: Vec<Value>,
+    host_paths: Vec<String>,
 }
 
 impl Pod {
@@ -28,6 +29,7 @@ impl Pod {
             labels: Map::new(),
             annotations: Map::new(),
             containers: Vec::new(),
+            host_paths: Vec::new(),
         }
     }
 
@@ -69,12 +71,23 @@ impl Pod {
         self
     }
 
+    /// Adds a volume that is a folder of its node.
+    #[must_use]
+    pub fn host_path(mut self, folder: &std::path::Path) -> Self {
+        self.host_paths.push(folder.display().to_string());
+        self
+    }
+
     fn object(&self) -> Value {
         let mut containers = self.containers.clone();
         if containers.is_empty() {
             containers.push(json!({ "name": "main", "image": "example/web:1" }));
         }
         let mut spec = json!({ "containers": containers });
+        if !self.host_paths.is_empty() {
+            let volume = |(at, path): (usize, &String)| json!({ "name": format!("folder-{at}"), "hostPath": { "path": path } });
+            spec["volumes"] = self.host_paths.iter().enumerate().map(volume).collect();
+        }
         if let Some(account) = &self.account {
             spec["serviceAccountName"] = json!(account);
         }

@@ -1,5 +1,6 @@
 //! Who is on the agent's socket: by real cgroups, and by what becomes of processes.
 
+mod ahead;
 mod cgroups;
 mod endings;
 mod forged;

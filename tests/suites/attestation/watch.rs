@@ -20,13 +20,13 @@ use crate::node::{Node, NodePod};
 const AT_ONCE: Duration = Duration::from_secs(10);
 
 /// `pods` of the configuration of the agent on `node`.
-async fn watch(api: &ApiServer, node: &str) -> Value {
+pub(super) async fn watch(api: &ApiServer, node: &str) -> Value {
     let dir = TestDir::new("watch");
     let access = api.ca_access("citadel-system", &dir).await;
     json!({ "source": "api_server", "node": node, "kubeconfig": access.kubeconfig })
 }
 
-async fn node(name: &str, entries: Value) -> Node {
+pub(super) async fn node(name: &str, entries: Value) -> Node {
     let pods = watch(ApiServer::shared().await, name).await;
     Node::with(
         name,

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use citadel_tests::kubernetes::Machine;
 use citadel_tests::parts::program;
 
 use super::deployed::{Deployed, SYSTEM};
@@ -80,6 +81,13 @@ async fn the_agent_runs_without_any_capability_and_writes_nothing_but_its_socket
     assert_eq!(field("Seccomp:"), "2");
     let spec = &pod["spec"]["containers"][0]["securityContext"];
     assert_eq!(spec["readOnlyRootFilesystem"], true);
+}
+
+#[tokio::test]
+async fn the_node_changes_nothing_of_the_machine_that_it_runs_on() {
+    let cluster = Deployed::shared().await.cluster;
+    assert!(cluster.node_path("/run/citadel/agent.sock").exists());
+    assert_eq!(Machine::look(), cluster.before);
 }
 
 /// No image can be built here: what can be checked is that the file and the manifests agree

@@ -4,6 +4,7 @@
 mod containerd;
 mod forward;
 mod kubelet;
+mod machine;
 mod sandbox;
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -26,6 +27,7 @@ use crate::process::{Launch, Process};
 use crate::wait;
 
 pub use self::kubelet::NODE;
+pub use self::machine::Machine;
 pub use self::sandbox::Container;
 
 /// The first address of the services' range, where pods look for the API server: it is on
@@ -44,6 +46,8 @@ pub struct NodeCluster {
     kubelet: Kubelet,
     _controllers: [Process; 2],
     forwarder: forward::Forwarder,
+    /// The machine as it was before.
+    pub before: Machine,
     dir: TestDir,
 }
 
@@ -55,6 +59,7 @@ impl NodeCluster {
     }
 
     async fn start() -> Self {
+        let machine = Machine::look();
         for address in [&API.ip().to_string(), ADDRESS] {
             on_loopback(address);
         }
@@ -86,6 +91,7 @@ impl NodeCluster {
             kubelet,
             _controllers: controllers,
             forwarder: forward::Forwarder::default(),
+            before: machine,
             dir,
         }
     }
