@@ -4,9 +4,10 @@
 use std::{
     net::{Ipv6Addr, SocketAddr},
     path::PathBuf,
+    sync::Arc,
 };
 
-use citadel_identity::TrustDomain;
+use citadel_identity::{SpiffeId, TrustDomain};
 use citadel_runtime::{
     HumanDuration,
     client::Address,
@@ -16,7 +17,8 @@ use citadel_runtime::{
 use serde::Deserialize;
 
 use crate::{
-    attest::cgroup::CgroupRoot, ca_client::FirstTrust, connections::Limits, secrets::ManagerOptions,
+    attest::cgroup::CgroupRoot, ca_client::FirstTrust, connections::Limits, sds::files::FolderRule,
+    secrets::ManagerOptions,
 };
 
 /// The longest name of a cluster, in bytes.
@@ -45,10 +47,22 @@ pub struct Config {
     pub proc_root: PathBuf,
     /// Lifetime to ask for; without it the CA's default.
     pub svid_ttl: Option<HumanDuration>,
+    /// Folders whose files SDS serves under istio-proxy's names for them; none by default.
+    pub sds_files: Vec<SdsFolder>,
     /// Bounds.
     pub limits: LimitsConfig,
     /// Logs.
     pub log: LogConfig,
+}
+
+/// A folder with certificates, keys and roots (`file-cert:CHAIN~KEY`, `file-root:PATH`).
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SdsFolder {
+    /// The folder, as this agent sees it.
+    pub folder: PathBuf,
+    /// Who may have what is in it and below: callers with one of these identities.
+    pub spiffe_ids: Vec<String>,
 }
 
 /// How to reach and know the CA.
@@ -117,6 +131,8 @@ pub struct Settings {
     pub limits: Limits,
     /// Of the secrets.
     pub manager: ManagerOptions,
+    /// Folders that SDS serves from.
+    pub sds_files: Arc<[FolderRule]>,
 }
 
 /// Flags of `citadel-agent`. Each beats its variable, which beats the file.
@@ -335,6 +351,7 @@ impl Config {
                 );
             }
         }
+        let sds_files = self.sds_files(&mut check);
         check.finish()?;
         let (Some(trust_domain), Some(first_trust)) = (trust_domain, first_trust) else {
             // Each missing value was a problem above.
@@ -361,7 +378,38 @@ impl Config {
                 identities: self.limits.identities,
                 ..ManagerOptions::default()
             },
+            sds_files,
         })
+    }
+
+    fn sds_files(&self, check: &mut Checker<'_>) -> Arc<[FolderRule]> {
+        let mut rules = Vec::new();
+        for (at, rule) in self.sds_files.iter().enumerate() {
+            let folder = &rule.folder;
+            if !folder.is_absolute() || folder.parent().is_none() {
+                check.problem(
+                    format!("sds_files[{at}].folder"),
+                    "is not the absolute path of a folder below /",
+                    "write one like /etc/citadel/sds",
+                );
+            }
+            if rule.spiffe_ids.is_empty() {
+                check.problem(
+                    format!("sds_files[{at}].spiffe_ids"),
+                    "is empty, so that nobody gets anything of the folder",
+                    "name the workloads that may have its keys",
+                );
+            }
+            let ids = rule.spiffe_ids.iter().enumerate().filter_map(|(of, id)| {
+                let key = format!("sds_files[{at}].spiffe_ids[{of}]");
+                check.take(key, SpiffeId::new(id), "write a workload's whole SPIFFE ID")
+            });
+            rules.push(FolderRule {
+                spiffe_ids: ids.collect(),
+                folder: folder.clone(),
+            });
+        }
+        rules.into()
     }
 
     fn trust_domain(&self, check: &mut Checker<'_>) -> Option<TrustDomain> {
@@ -441,6 +489,7 @@ impl Default for Config {
             cgroup_root: "/".into(),
             proc_root: "/proc".into(),
             svid_ttl: None,
+            sds_files: Vec::new(),
             limits: LimitsConfig::default(),
             log: LogConfig::default(),
         }

@@ -72,6 +72,9 @@ pub struct Snapshot {
     pub bundles: Arc<BundleSet>,
     /// Whether this is all there will be for now.
     pub standing: Standing,
+    /// True if the CA's entries of this node were there when the choice was made: without
+    /// them, that an identity is not among `svids` says nothing.
+    pub entries_known: bool,
     /// True if the first of `svids` is the default identity: it is not as long as one
     /// that would come before it is still awaited.
     pub has_default: bool,
@@ -149,6 +152,7 @@ impl View {
             svids,
             bundles: bundles.unwrap_or_default(),
             standing,
+            entries_known: self.chose_by_entries,
             has_default,
         }
     }

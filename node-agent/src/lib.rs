@@ -48,7 +48,7 @@ use crate::{
     connections::Limits,
     identities::Identities,
     metrics::Metrics,
-    sds::Sds,
+    sds::{Sds, files::FolderRule},
     secrets::SecretManager,
     socket::{BoundSocket, SocketError},
     workload_api::WorkloadApi,
@@ -88,6 +88,7 @@ pub struct Bound {
     metrics: Metrics,
     session: Arc<Session>,
     identities: Identities,
+    sds_files: Arc<[FolderRule]>,
 }
 
 /// Why the agent does not start.
@@ -177,6 +178,7 @@ pub async fn build(config: Config, parts: Parts) -> Result<Bound, StartError> {
         metrics,
         session,
         identities,
+        sds_files: settings.sds_files,
     })
 }
 
@@ -196,6 +198,7 @@ impl Bound {
         self.shutdown.spawn(self.admin_server.serve(signal()));
         let sds = Sds {
             identities: self.identities.clone(),
+            files: self.sds_files,
             metrics: self.metrics.clone(),
             shutdown: signal(),
         };

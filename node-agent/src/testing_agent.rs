@@ -15,7 +15,7 @@ use crate::{
     ca_client::Entries,
     connections::{self, Limits},
     identities::Identities,
-    sds::Sds,
+    sds::{Sds, files::FolderRule},
     secrets::ManagerOptions,
     socket::{self, BoundSocket},
     testing::{World, trust_domain},
@@ -42,6 +42,10 @@ pub(crate) struct TestAgent {
 
 impl TestAgent {
     pub(crate) fn new(cgroup: &str) -> Self {
+        Self::with_files(cgroup, Vec::new())
+    }
+
+    pub(crate) fn with_files(cgroup: &str, files: Vec<FolderRule>) -> Self {
         let world = World::with(ManagerOptions::default());
         let dir = tempfile::tempdir().unwrap();
         let proc = dir.path().join("proc");
@@ -75,6 +79,7 @@ impl TestAgent {
         .unwrap();
         let sds = Sds {
             identities: identities.clone(),
+            files: files.into(),
             metrics: world.metrics.clone(),
             shutdown: world.shutdown.signal(),
         };

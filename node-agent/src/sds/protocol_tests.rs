@@ -22,6 +22,10 @@ impl Ready for World {
     fn version_of(&self, name: &str) -> Option<String> {
         self.0.get(name).cloned()
     }
+
+    fn is_gone(&self, _: &str) -> bool {
+        unreachable!("the state of the world takes nothing away")
+    }
 }
 
 fn names<const N: usize>(names: [&str; N]) -> Vec<String> {

@@ -12,10 +12,11 @@ use envoy_types::pb::{
     google::rpc,
 };
 use prost::Message as _;
-use tokio::sync::mpsc::Sender;
+use tokio::sync::mpsc::{self, Sender};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
-use super::*;
+use super::{content::type_url, *};
 use crate::{
     testing::Mode,
     testing_agent::{POD, STREAMS, TestAgent, in_pod, nothing_from, soon, this_user},
@@ -367,12 +368,6 @@ async fn fetch_answers_once() {
     assert_eq!(names(&beside), ["default"]);
     let unknown = sds.fetch_secrets(wants(&["nonsense"])).await.unwrap_err();
     assert_eq!(unknown.code(), Code::NotFound);
-    let (_requests, receiver) = mpsc::channel::<DeltaDiscoveryRequest>(1);
-    let delta = sds
-        .delta_secrets(ReceiverStream::new(receiver))
-        .await
-        .unwrap_err();
-    assert_eq!(delta.code(), Code::Unimplemented);
 }
 
 /// 64 KB is a lot for a proxy to say, and not for a server to keep.

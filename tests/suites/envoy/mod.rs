@@ -1,6 +1,7 @@
 //! Two real Envoys that speak mTLS with certificates from our SDS, each of them
 //! verifying the other's exact SPIFFE ID, on the very files of `deploy/envoy`.
 
+mod delta;
 mod mesh;
 mod traffic;
 

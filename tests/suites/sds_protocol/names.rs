@@ -1,7 +1,6 @@
 //! What a client asks for, and what it asks for no more.
 
-use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
-use futures::StreamExt;
+use envoy_types::pb::envoy::service::discovery::v3::DiscoveryRequest;
 use tonic::Code;
 
 use crate::node::{Node, user_entry};
@@ -127,11 +126,6 @@ async fn what_can_t_be_meant_is_refused() {
         let mut script = Script::try_open(&node, first).await.unwrap();
         assert_eq!(script.end().await.code(), code);
     }
-    let delta = futures::stream::iter([DeltaDiscoveryRequest::default()]);
-    let refused = service(&node)
-        .delta_secrets(delta.chain(futures::stream::pending()))
-        .await;
-    assert_eq!(refused.unwrap_err().code(), Code::Unimplemented);
 }
 
 #[tokio::test]
