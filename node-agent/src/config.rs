@@ -3,7 +3,7 @@
 
 use std::{
     net::{Ipv6Addr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -39,6 +39,9 @@ pub struct Config {
     pub token_file: PathBuf,
     /// The socket of SDS and the Workload API.
     pub socket: PathBuf,
+    /// The socket for administrators (`citadel agent status`): in a folder that no workload
+    /// mounts. Without it [`default_admin_socket`], where it can be bound.
+    pub admin_socket: Option<PathBuf>,
     /// Where `/livez`, `/readyz` and `/metrics` are.
     pub admin_listen: SocketAddr,
     /// The kubelet's `cgroupRoot`.
@@ -53,6 +56,13 @@ pub struct Config {
     pub limits: LimitsConfig,
     /// Logs.
     pub log: LogConfig,
+}
+
+/// Beside the folder of the workloads' socket: `/run/citadel-admin/agent.sock`.
+pub fn default_admin_socket(socket: &Path) -> PathBuf {
+    let mut folder = socket.parent().unwrap_or(socket).as_os_str().to_owned();
+    folder.push("-admin");
+    PathBuf::from(folder).join("agent.sock")
 }
 
 /// A folder with certificates, keys and roots (`file-cert:CHAIN~KEY`, `file-root:PATH`).
@@ -119,6 +129,8 @@ pub struct Settings {
     pub token_file: PathBuf,
     /// The socket.
     pub socket: PathBuf,
+    /// The socket for administrators; without it the default, where it can be bound.
+    pub admin_socket: Option<PathBuf>,
     /// The admin port.
     pub admin_listen: SocketAddr,
     /// Where pods' cgroups begin.
@@ -304,6 +316,17 @@ impl Config {
                 "write one like /run/citadel/agent.sock",
             );
         }
+        if let Some(socket) = &self.admin_socket {
+            let beside = socket.parent() == self.socket.parent();
+            if !socket.is_absolute() || socket.file_name().is_none() || beside {
+                check.problem(
+                    "admin_socket",
+                    "is not an absolute path in a folder of its own",
+                    "write one like /run/citadel-admin/agent.sock: workloads mount the folder of \
+                     `socket`",
+                );
+            }
+        }
         if !self.cgroup_root.starts_with('/') {
             check.problem(
                 "cgroup_root",
@@ -364,6 +387,7 @@ impl Config {
             cluster,
             token_file: self.token_file.clone(),
             socket: self.socket.clone(),
+            admin_socket: self.admin_socket.clone(),
             admin_listen: self.admin_listen,
             cgroup_root: CgroupRoot::new(&self.cgroup_root),
             proc_root: self.proc_root.clone(),
@@ -485,6 +509,7 @@ impl Default for Config {
             cluster: None,
             token_file: "/var/run/secrets/citadel/token".into(),
             socket: "/run/citadel/agent.sock".into(),
+            admin_socket: None,
             admin_listen: SocketAddr::from((Ipv6Addr::UNSPECIFIED, 15015)),
             cgroup_root: "/".into(),
             proc_root: "/proc".into(),

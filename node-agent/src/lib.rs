@@ -10,11 +10,13 @@ pub mod clock;
 pub mod config;
 pub mod connections;
 mod gate;
+pub mod holders;
 pub mod identities;
 pub mod metrics;
 pub mod sds;
 pub mod secrets;
 pub mod socket;
+pub mod status;
 pub mod workload_api;
 
 #[cfg(test)]
@@ -28,9 +30,10 @@ mod testing_agent;
 use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use citadel_identity::crypto;
+use citadel_proto::agent::agent_admin_service_server::AgentAdminServiceServer;
 use citadel_proto::workload::spiffe_workload_api_server::SpiffeWorkloadApiServer;
 use citadel_runtime::{
-    Shutdown,
+    Shutdown, ShutdownSignal,
     admin::{AdminServer, Readiness},
     config::ConfigError,
     process,
@@ -38,19 +41,22 @@ use citadel_runtime::{
 use envoy_types::pb::envoy::service::secret::v3::secret_discovery_service_server::SecretDiscoveryServiceServer;
 use prometheus_client::registry::Registry;
 use tokio::net::UnixListener;
+use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::{Server, server::Router};
 
 use crate::{
     attest::{Attestor, proc::Proc},
     ca_client::{Ca, FileToken, Session, SessionConfig, TokenSource},
     clock::{Clock, SystemClock},
-    config::{Config, Settings},
+    config::{Config, Settings, default_admin_socket},
     connections::Limits,
+    holders::Holders,
     identities::Identities,
     metrics::Metrics,
     sds::{Sds, files::FolderRule},
     secrets::SecretManager,
-    socket::{BoundSocket, SocketError},
+    socket::{Audience, BoundSocket, SocketError},
+    status::AgentAdmin,
     workload_api::WorkloadApi,
 };
 
@@ -89,6 +95,15 @@ pub struct Bound {
     session: Arc<Session>,
     identities: Identities,
     sds_files: Arc<[FolderRule]>,
+    holders: Holders,
+    administration: Option<Administration>,
+}
+
+/// The socket for administrators.
+struct Administration {
+    service: AgentAdmin,
+    listener: UnixListener,
+    placed: BoundSocket,
 }
 
 /// Why the agent does not start.
@@ -149,7 +164,7 @@ pub async fn build(config: Config, parts: Parts) -> Result<Bound, StartError> {
     );
     let manager = SecretManager::new(
         Arc::clone(&session) as Arc<dyn Ca>,
-        parts.clock,
+        Arc::clone(&parts.clock),
         settings.trust_domain.clone(),
         session.bundles(),
         metrics.clone(),
@@ -165,7 +180,19 @@ pub async fn build(config: Config, parts: Parts) -> Result<Bound, StartError> {
     let admin_server = AdminServer::bind(settings.admin_listen, readiness, Arc::new(registry))
         .await
         .map_err(StartError::Admin)?;
-    let (listener, placed) = socket::bind(&settings.socket)?;
+    let holders = Holders::new(Arc::clone(&parts.clock), metrics.clone());
+    let service = AgentAdmin {
+        own_uid: nix::unistd::geteuid().as_raw(),
+        trust_domain: settings.trust_domain.clone(),
+        session: Arc::clone(&session),
+        manager: identities.manager.clone(),
+        bundles: session.bundles(),
+        holders: holders.clone(),
+        metrics: metrics.clone(),
+        clock: parts.clock,
+    };
+    let administration = administration(service, &settings)?;
+    let (listener, placed) = socket::bind(&settings.socket, socket::Audience::Workloads)?;
     Ok(Bound {
         socket: settings.socket,
         admin: admin_server.address(),
@@ -179,7 +206,51 @@ pub async fn build(config: Config, parts: Parts) -> Result<Bound, StartError> {
         session,
         identities,
         sds_files: settings.sds_files,
+        holders,
+        administration,
     })
+}
+
+/// The socket that the configuration names has to be bound; the default one may be in a
+/// folder that this agent can't make (a read-only root): then there is no status.
+fn administration(
+    service: AgentAdmin,
+    settings: &Settings,
+) -> Result<Option<Administration>, SocketError> {
+    let default = || default_admin_socket(&settings.socket);
+    let path = settings.admin_socket.clone().unwrap_or_else(default);
+    match socket::bind(&path, Audience::Administrators) {
+        Ok((listener, placed)) => Ok(Some(Administration {
+            service,
+            listener,
+            placed,
+        })),
+        Err(error) if settings.admin_socket.is_none() => {
+            tracing::warn!(
+                %error,
+                "there is no socket for administrators (`citadel agent status`); set admin_socket"
+            );
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+impl Administration {
+    async fn serve(self, shutdown: ShutdownSignal) {
+        let _placed = self.placed;
+        let service = AgentAdminServiceServer::new(self.service);
+        let served = Server::builder()
+            .add_service(service.max_decoding_message_size(MAX_REQUEST))
+            .serve_with_incoming_shutdown(
+                UnixListenerStream::new(self.listener),
+                shutdown.wait_owned(),
+            )
+            .await;
+        if let Err(error) = served {
+            tracing::warn!(%error, "the socket for administrators is closed");
+        }
+    }
 }
 
 impl Bound {
@@ -196,14 +267,22 @@ impl Bound {
         self.shutdown
             .spawn(self.identities.manager.clone().run(signal()));
         self.shutdown.spawn(self.admin_server.serve(signal()));
+        let (session, holders, until) = (self.session, self.holders.clone(), signal());
+        self.shutdown
+            .spawn(async move { session.report(holders, until).await });
+        if let Some(administration) = self.administration {
+            self.shutdown.spawn(administration.serve(signal()));
+        }
         let sds = Sds {
             identities: self.identities.clone(),
             files: self.sds_files,
+            holders: self.holders.clone(),
             metrics: self.metrics.clone(),
             shutdown: signal(),
         };
         let workload_api = WorkloadApi {
             identities: self.identities.clone(),
+            holders: self.holders,
             metrics: self.metrics.clone(),
             shutdown: signal(),
         };

@@ -13,7 +13,9 @@ use tonic::transport::{Channel, Endpoint};
 use crate::{
     attest::{Attestor, cgroup::CgroupRoot, proc::Proc},
     ca_client::Entries,
+    clock::Clock,
     connections::{self, Limits},
+    holders::Holders,
     identities::Identities,
     sds::{Sds, files::FolderRule},
     secrets::ManagerOptions,
@@ -34,6 +36,7 @@ pub(crate) fn in_pod() -> String {
 
 pub(crate) struct TestAgent {
     pub world: World,
+    pub holders: Holders,
     pub entries: watch::Sender<Option<Arc<Entries>>>,
     path: PathBuf,
     _bound: BoundSocket,
@@ -55,7 +58,7 @@ impl TestAgent {
         std::fs::write(process.join("cgroup"), cgroup).unwrap();
         std::fs::write(process.join("status"), "Groups:\t5 6\n").unwrap();
         let path = dir.path().join("agent.sock");
-        let (listener, bound) = socket::bind(&path).unwrap();
+        let (listener, bound) = socket::bind(&path, socket::Audience::Workloads).unwrap();
         let entries = watch::Sender::new(Some(Arc::default()));
         let identities = Identities {
             manager: world.manager.clone(),
@@ -77,14 +80,20 @@ impl TestAgent {
             world.shutdown.signal(),
         )
         .unwrap();
+        let holders = Holders::new(
+            Arc::clone(&world.clock) as Arc<dyn Clock>,
+            world.metrics.clone(),
+        );
         let sds = Sds {
             identities: identities.clone(),
             files: files.into(),
+            holders: holders.clone(),
             metrics: world.metrics.clone(),
             shutdown: world.shutdown.signal(),
         };
         let workload_api = WorkloadApi {
             identities,
+            holders: holders.clone(),
             metrics: world.metrics.clone(),
             shutdown: world.shutdown.signal(),
         };
@@ -93,6 +102,7 @@ impl TestAgent {
         tokio::spawn(server);
         Self {
             world,
+            holders,
             entries,
             path,
             _bound: bound,

@@ -10,15 +10,17 @@ const SECRET_MESSAGES: [&str; 4] = [
     ".ValidateJWTSVIDRequest",
 ];
 
-const FILES: [&str; 4] = [
+const FILES: [&str; 5] = [
     "citadel/v1/citadel.proto",
+    "citadel/agent/v1/agent.proto",
     "citadel/log/v1/entry.proto",
     "istio/v1/auth/ca.proto",
     "spiffe/workload.proto",
 ];
 
-const GENERATED: [&str; 4] = [
+const GENERATED: [&str; 5] = [
     "citadel.v1.rs",
+    "citadel.agent.v1.rs",
     "citadel.log.v1.rs",
     "istio.v1.auth.rs",
     "_.rs",

@@ -4,6 +4,7 @@ mod entries;
 #[cfg(test)]
 mod hostile_answers;
 mod identity;
+mod reports;
 mod session;
 mod skew;
 mod streams;
@@ -16,7 +17,7 @@ use async_trait::async_trait;
 use citadel_proto::v1::{IssueItem, IssueResult};
 
 pub use entries::{Entries, Ignored, NodeEntry};
-pub use session::{Session, SessionConfig};
+pub use session::{Session, SessionConfig, Standing};
 pub use token::{FileToken, TokenSource};
 pub use trust::{FirstTrust, TrustError};
 

@@ -6,6 +6,7 @@
 
 mod backlog;
 mod peers;
+mod reasons;
 
 use std::{
     io,
@@ -28,6 +29,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
 
+pub(crate) use self::reasons::REASONS;
 use self::{
     backlog::Backlog,
     peers::{PeerSlot, Peers},
@@ -185,7 +187,10 @@ impl Acceptor {
                     Ok(slot) => {
                         tokio::spawn(self.clone().admit(stream, after, slot));
                     }
-                    Err(_) => self.drop_one("the agent has as many connections as it may"),
+                    Err(_) => {
+                        self.metrics.peer_refused(reasons::FULL);
+                        self.drop_one("the agent has as many connections as it may");
+                    }
                 },
                 Err(error) => {
                     // Out of file descriptors, most likely: some will close.
@@ -211,6 +216,7 @@ impl Acceptor {
         let attested = tokio::time::timeout(deadline, attesting).await;
         let Ok(Ok((stream, attested))) = attested else {
             // The stream went with the thread that is stuck: closed when it returns.
+            self.metrics.peer_refused(reasons::DEADLINE);
             return self.drop_one("the peer could not be attested within the deadline");
         };
         let admitted = attested.and_then(|peer| match self.peers.enter(peer.principal()) {
@@ -228,6 +234,7 @@ impl Acceptor {
             }
             Err(reason) => {
                 drop(slot);
+                self.metrics.peer_refused(reasons::of(&reason));
                 let Some(room) = self.room_for(&reason) else {
                     return self.drop_one(&reason.to_string());
                 };

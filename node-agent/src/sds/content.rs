@@ -23,6 +23,7 @@ use super::{
 };
 use crate::{
     gate::names_trust_domain,
+    holders,
     identities::{Snapshot, Standing},
     secrets::Svid,
 };
@@ -167,6 +168,20 @@ impl<'s> Content<'s> {
             type_url: type_url(),
             value,
         })
+    }
+
+    /// What `name` stands for, for the count of who runs on what.
+    pub fn holding(&self, name: &str) -> holders::Content {
+        match self.find(name) {
+            Some(Resource::Certificate(svid)) => svid.holding(),
+            Some(Resource::Roots(bundles)) => bundles
+                .iter()
+                .find(|bundle| bundle.trust_domain == *self.own)
+                .map_or(holders::Content::Other, |bundle| {
+                    holders::Content::OwnBundle(bundle.authorities_sha256())
+                }),
+            Some(Resource::File(_)) | None => holders::Content::Other,
+        }
     }
 
     /// All of `names` that are there, with their versions.

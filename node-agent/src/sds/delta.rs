@@ -56,6 +56,8 @@ pub struct Stream {
     subscribed: BTreeSet<String>,
     /// What the client was sent, or brought with it, and not sent anything newer.
     sent: BTreeMap<String, String>,
+    /// Names of what the client brought with it and that was not ready yet to compare.
+    brought: BTreeSet<String>,
     /// What the client asked for again though it was sent it: it may have lost it.
     again: BTreeSet<String>,
     /// Each with its nonce, the oldest first.
@@ -70,6 +72,7 @@ impl Stream {
             begun: false,
             subscribed: BTreeSet::new(),
             sent: BTreeMap::new(),
+            brought: BTreeSet::new(),
             again: BTreeSet::new(),
             awaited: VecDeque::new(),
         }
@@ -87,6 +90,7 @@ impl Stream {
             self.subscribed.remove(name);
             // A name that is asked for again later must be sent again.
             self.sent.remove(name);
+            self.brought.remove(name);
             self.again.remove(name);
         }
         for name in request.subscribe {
@@ -102,6 +106,7 @@ impl Stream {
         if !std::mem::replace(&mut self.begun, true) {
             let wanted = |(name, _): &(String, String)| self.subscribed.contains(name);
             self.sent.extend(request.held.into_iter().filter(wanted));
+            self.brought = self.sent.keys().cloned().collect();
         }
         Ok(meaning)
     }
@@ -156,6 +161,26 @@ impl Stream {
             resources,
             removed,
         })
+    }
+
+    /// Whether `name` is asked for.
+    pub fn asks_for(&self, name: &str) -> bool {
+        self.subscribed.contains(name)
+    }
+
+    /// What the client says that it holds since an earlier stream, once the version is what
+    /// `ready` has as well: it is not sent, and so never acknowledged, on this one.
+    pub fn brought(&mut self, ready: &impl Ready) -> BTreeMap<String, String> {
+        let known = |name: &String| ready.version_of(name);
+        let brought = std::mem::take(&mut self.brought);
+        let (now, later): (Vec<_>, Vec<_>) =
+            brought.into_iter().partition(|name| known(name).is_some());
+        self.brought = later.into_iter().collect();
+        now.into_iter()
+            .filter_map(|name| Some((self.sent.get(&name)?.clone(), name)))
+            .filter(|(version, name)| known(name).as_ref() == Some(version))
+            .map(|(version, name)| (name, version))
+            .collect()
     }
 
     /// The names asked for.

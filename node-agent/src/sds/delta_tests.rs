@@ -109,6 +109,10 @@ fn what_a_client_brings_with_it_is_not_sent_again_until_it_changes() {
         ..subscribe(&["a", "b"])
     };
     stream.request(again.clone()).unwrap();
+    // Nothing is known to be held before there is something to compare it with.
+    assert!(stream.brought(&World::default()).is_empty());
+    assert_eq!(stream.brought(&world), World::of([("a", "1")]).ready);
+    assert!(stream.brought(&world).is_empty());
     assert_eq!(names(&stream.push(&world).unwrap()), ["b"]);
     // Only the first request of a stream may say so: later ones are the server's to know.
     stream.request(unsubscribe(&["a"])).unwrap();

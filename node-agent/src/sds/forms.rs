@@ -42,8 +42,15 @@ pub(super) trait Form: Send + 'static {
     /// The response that is due, if any, and what it tells the client.
     fn push(&mut self, content: &Content<'_>) -> Option<(Self::Response, Told)>;
 
+    /// What the client holds since an earlier stream and is not sent on this one. Each is
+    /// told once.
+    fn brought(&mut self, content: &Content<'_>) -> Versions;
+
     /// The names asked for.
     fn subscribed(&self) -> impl Iterator<Item = &str>;
+
+    /// Whether `name` is asked for.
+    fn asks_for(&self, name: &str) -> bool;
 }
 
 /// What a request says, beside what it asks for.
@@ -107,8 +114,17 @@ impl Form for World {
         Some((response, told))
     }
 
+    fn brought(&mut self, _: &Content<'_>) -> Versions {
+        // On a new stream the state of the world is always sent.
+        Vec::new()
+    }
+
     fn subscribed(&self) -> impl Iterator<Item = &str> {
         self.0.subscribed()
+    }
+
+    fn asks_for(&self, name: &str) -> bool {
+        self.0.asks_for(name)
     }
 }
 
@@ -165,8 +181,16 @@ impl Form for Delta {
         Some((response, told))
     }
 
+    fn brought(&mut self, content: &Content<'_>) -> Versions {
+        self.0.brought(content).into_iter().collect()
+    }
+
     fn subscribed(&self) -> impl Iterator<Item = &str> {
         self.0.subscribed()
+    }
+
+    fn asks_for(&self, name: &str) -> bool {
+        self.0.asks_for(name)
     }
 }
 

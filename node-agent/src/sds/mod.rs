@@ -28,6 +28,7 @@ use self::{
 };
 use crate::{
     gate::{self, Admitted, refuse},
+    holders::Holders,
     identities::{Identities, PATIENCE, Standing},
     metrics::Metrics,
 };
@@ -41,6 +42,8 @@ pub struct Sds {
     pub identities: Identities,
     /// Which secrets in files may be had, and by whom.
     pub files: Arc<[FolderRule]>,
+    /// Keeps count of who runs on what.
+    pub holders: Holders,
     /// Counts streams, acknowledgements and refusals.
     pub metrics: Metrics,
     /// Ends the streams.

@@ -205,6 +205,11 @@ impl Stream {
         self.subscribed.iter().map(String::as_str)
     }
 
+    /// Whether `name` is asked for.
+    pub fn asks_for(&self, name: &str) -> bool {
+        self.subscribed.contains(name)
+    }
+
     /// What the last response held: names and versions.
     pub fn last_sent(&self) -> impl Iterator<Item = (&str, &str)> {
         let resources = self.last.iter().flat_map(|last| &last.resources);

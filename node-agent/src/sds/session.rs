@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     gate::{Admitted, refuse},
+    holders::Tracked,
     identities::{Snapshot, Standing, View},
 };
 
@@ -34,6 +35,7 @@ struct Session<F: Form> {
     view: View,
     form: F,
     files: FileNames,
+    tracked: Tracked,
     sender: mpsc::Sender<Result<F::Response, Status>>,
 }
 
@@ -57,6 +59,7 @@ pub(super) fn serve<F: Form>(
     let (sender, receiver) = mpsc::channel(1);
     let session = Session::<F> {
         sds: sds.clone(),
+        tracked: sds.holders.stream(F::PROTOCOL, view.peer()),
         view,
         form: F::new(rand::rng().random()),
         files: FileNames::default(),
@@ -96,6 +99,7 @@ impl<F: Form> Session<F> {
                         continue;
                     }
                     self.files.ask_for(self.form.subscribed());
+                    self.tracked.keep(|name| self.form.asks_for(name));
                 }
                 () = self.view.changed() => {}
                 () = self.files.due() => {}
@@ -116,7 +120,18 @@ impl<F: Form> Session<F> {
         self.files.look(&self.sds, &snapshot, &self.view).await;
         let own = self.sds.identities.trust_domain.clone();
         let content = Content::new(&snapshot, &own, &self.files.read);
+        for (name, version) in self.form.brought(&content) {
+            let content = content.holding(&name);
+            self.tracked.brought(&name, &version, content);
+        }
         if let Some((response, told)) = self.form.push(&content) {
+            for (name, version) in &told.resources {
+                self.tracked.sent(name, version, content.holding(name));
+            }
+            if !told.removed.is_empty() {
+                let removed = |name: &str| told.removed.iter().any(|gone| gone == name);
+                self.tracked.keep(|name| !removed(name));
+            }
             tracing::debug!(
                 peer = self.view.peer().describe(),
                 version = told.version,
@@ -135,9 +150,17 @@ impl<F: Form> Session<F> {
         match heard {
             Heard::Stale => return false,
             Heard::Subscribed => {}
-            Heard::Acknowledged(_) => self.sds.metrics.acknowledged(),
+            Heard::Acknowledged(resources) => {
+                self.sds.metrics.acknowledged();
+                for (name, version) in &resources {
+                    self.tracked.acknowledged(name, version);
+                }
+            }
             Heard::Refused(resources, reason) => {
                 self.sds.metrics.refused();
+                for (name, version) in &resources {
+                    self.tracked.refused(name, version, &reason);
+                }
                 let names = resources.iter().map(|(name, _)| name.as_str());
                 tracing::warn!(
                     peer = self.view.peer().describe(),

@@ -13,5 +13,5 @@ mod table;
 pub mod timing;
 
 pub use key::{SecretKey, Wanted};
-pub use manager::{ManagerOptions, NotNow, SecretManager, State, Subscription};
+pub use manager::{Held, ManagerOptions, NotNow, SecretManager, State, Subscription};
 pub use svid::{Svid, SvidError};
