@@ -6,4 +6,5 @@ mod files;
 mod names;
 mod readiness;
 pub(crate) mod script;
+mod status;
 mod versions;
