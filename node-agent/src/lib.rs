@@ -57,7 +57,7 @@ use crate::{
     secrets::SecretManager,
     socket::{Audience, BoundSocket, SocketError},
     status::AgentAdmin,
-    workload_api::WorkloadApi,
+    workload_api::{WorkloadApi, reflection},
 };
 
 /// The largest message of a client, in bytes: an SDS request with its names, Envoy's node
@@ -320,4 +320,6 @@ fn router(limits: &Limits, sds: Sds, workload_api: WorkloadApi) -> Router {
         .add_service(
             SpiffeWorkloadApiServer::new(workload_api).max_decoding_message_size(MAX_REQUEST),
         )
+        .add_optional_service(reflection::service())
+        .add_optional_service(reflection::service_v1alpha())
 }

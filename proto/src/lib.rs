@@ -66,4 +66,7 @@ pub mod istio {
 )]
 pub mod workload {
     include!("gen/_.rs");
+
+    /// The Workload API as an encoded `FileDescriptorSet`, for gRPC reflection.
+    pub const DESCRIPTORS: &[u8] = include_bytes!("gen/workload.bin");
 }

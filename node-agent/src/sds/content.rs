@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn with_one_trust_domain_all_names_of_its_bundle_are_plain_roots() {
+    fn sds_req_11_14_with_one_trust_domain_all_names_of_its_bundle_are_plain_roots() {
         let one = snapshot(&[("example.org", &[b"1", b"2"])]);
         for name in [ROOT_CA, ALL, "spiffe://example.org"] {
             let context = context(&one, name).unwrap();
@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn with_several_each_peer_is_held_against_its_own_trust_domain() {
+    fn sds_req_11_14_with_several_each_peer_is_held_against_its_own_trust_domain() {
         let set: &[(&str, &[&[u8]])] = &[
             ("example.org", &[b"1", b"2"]),
             ("other.org", &[b"3"]),
@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_cas_word_makes_something_gone() {
+    fn sds_req_18_only_the_cas_word_makes_something_gone() {
         let mut snapshot = snapshot(&[("example.org", &[b"1"])]);
         let gone = |snapshot: &Snapshot, name: &str| with(snapshot, |it| it.is_gone(name));
         let withdrawn = "spiffe://example.org/withdrawn";
@@ -378,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_wiped_once_it_is_encoded() {
+    fn sds_req_13_a_key_is_wiped_once_it_is_encoded() {
         let mut secret = Secret {
             name: DEFAULT.to_owned(),
             r#type: Some(Type::TlsCertificate(TlsCertificate {

@@ -94,7 +94,7 @@ impl Proxy {
 }
 
 #[tokio::test]
-async fn each_resource_has_a_version_and_only_what_changes_is_sent() {
+async fn sds_req_15_each_resource_has_a_version_and_only_what_changes_is_sent() {
     let agent = TestAgent::new(&in_pod());
     agent.world.ca.lifetime(Duration::from_secs(4));
     let mut proxy = Proxy::start(&agent, wants(&["default"])).await;
@@ -113,7 +113,7 @@ async fn each_resource_has_a_version_and_only_what_changes_is_sent() {
 }
 
 #[tokio::test]
-async fn a_new_stream_goes_on_where_the_last_one_ended() {
+async fn sds_req_16_a_new_stream_goes_on_where_the_last_one_ended() {
     let agent = TestAgent::new(&in_pod());
     let mut proxy = Proxy::start(&agent, wants(&["default", "ROOTCA"])).await;
     let mut held = HashMap::new();
@@ -137,7 +137,7 @@ async fn a_new_stream_goes_on_where_the_last_one_ended() {
 }
 
 #[tokio::test]
-async fn a_trust_domain_that_the_ca_takes_back_is_removed() {
+async fn sds_req_18_a_trust_domain_that_the_ca_takes_back_is_removed() {
     let agent = TestAgent::new(&in_pod());
     let own = agent.world.ca.pki.bundles();
     let mut both = own.clone();
@@ -163,7 +163,7 @@ async fn a_trust_domain_that_the_ca_takes_back_is_removed() {
 
 /// Nothing is withdrawn because the CA is away, whatever has expired meanwhile.
 #[tokio::test]
-async fn an_outage_past_the_end_of_a_certificate_removes_nothing() {
+async fn sds_req_18_24_an_outage_past_the_end_of_a_certificate_removes_nothing() {
     let agent = TestAgent::new(&in_pod());
     agent.world.ca.lifetime(Duration::from_secs(2));
     let own = format!("spiffe://example.org/pod/{POD}");
@@ -187,7 +187,7 @@ async fn an_outage_past_the_end_of_a_certificate_removes_nothing() {
 }
 
 #[tokio::test]
-async fn an_entry_that_is_withdrawn_takes_its_secret_with_it() {
+async fn sds_req_18_an_entry_that_is_withdrawn_takes_its_secret_with_it() {
     let agent = TestAgent::new("0::/\n");
     let user = this_user();
     agent.set_entries(&[("one", &[&user]), ("two", &[&user])]);
@@ -202,7 +202,7 @@ async fn an_entry_that_is_withdrawn_takes_its_secret_with_it() {
 }
 
 #[tokio::test]
-async fn a_refusal_is_counted_and_not_answered_with_the_same_again() {
+async fn sds_req_04_a_refusal_is_counted_and_not_answered_with_the_same_again() {
     let agent = TestAgent::new(&in_pod());
     let mut proxy = Proxy::start(&agent, wants(&["default"])).await;
     let response = proxy.next().await;
@@ -229,7 +229,7 @@ async fn a_refusal_is_counted_and_not_answered_with_the_same_again() {
 }
 
 #[tokio::test]
-async fn who_has_nothing_and_who_asks_for_too_much_is_told_so() {
+async fn sds_req_19_22_who_has_nothing_and_who_asks_for_too_much_is_told_so() {
     let agent = TestAgent::new("0::/\n");
     let mut proxy = Proxy::start(&agent, wants(&["default"])).await;
     assert_eq!(proxy.end().await.code(), Code::PermissionDenied);

@@ -78,7 +78,7 @@ fn names(push: &Push) -> Vec<&str> {
 }
 
 #[test]
-fn only_what_changed_is_sent_with_a_version_of_its_own() {
+fn sds_req_07_15_only_what_changed_is_sent_with_a_version_of_its_own() {
     let mut world = World::of([("a", "1"), ("b", "1")]);
     let mut stream = stream();
     stream.request(subscribe(&["a", "b", "later"])).unwrap();
@@ -100,7 +100,7 @@ fn only_what_changed_is_sent_with_a_version_of_its_own() {
 }
 
 #[test]
-fn what_a_client_brings_with_it_is_not_sent_again_until_it_changes() {
+fn sds_req_16_what_a_client_brings_with_it_is_not_sent_again_until_it_changes() {
     let world = World::of([("a", "1"), ("b", "2")]);
     let mut stream = stream();
     let held = [("a", "1"), ("b", "1"), ("never asked for", "1")];
@@ -121,7 +121,7 @@ fn what_a_client_brings_with_it_is_not_sent_again_until_it_changes() {
 }
 
 #[test]
-fn who_asks_again_gets_it_again_and_an_answer_is_no_question() {
+fn sds_req_10_17_who_asks_again_gets_it_again_and_an_answer_is_no_question() {
     let world = World::of([("a", "1"), ("b", "1")]);
     let mut stream = stream();
     stream.request(subscribe(&["a"])).unwrap();
@@ -155,7 +155,7 @@ fn who_asks_again_gets_it_again_and_an_answer_is_no_question() {
 }
 
 #[test]
-fn a_refusal_is_told_once_and_not_retried_until_the_content_changes() {
+fn sds_req_04_a_refusal_is_told_once_and_not_retried_until_the_content_changes() {
     let world = World::of([("a", "1")]);
     let mut stream = stream();
     stream.request(subscribe(&["a"])).unwrap();
@@ -169,7 +169,7 @@ fn a_refusal_is_told_once_and_not_retried_until_the_content_changes() {
 }
 
 #[test]
-fn answers_to_older_responses_count_and_unknown_nonces_do_not() {
+fn sds_req_05_answers_to_older_responses_count_and_unknown_nonces_do_not() {
     let mut stream = stream();
     stream.request(subscribe(&["a"])).unwrap();
     let one = stream.push(&World::of([("a", "1")])).unwrap();
@@ -192,7 +192,7 @@ fn answers_to_older_responses_count_and_unknown_nonces_do_not() {
 }
 
 #[test]
-fn what_was_unsubscribed_is_not_sent_until_it_is_asked_for_again() {
+fn sds_req_06_what_was_unsubscribed_is_not_sent_until_it_is_asked_for_again() {
     let mut stream = stream();
     stream.request(subscribe(&["a", "b"])).unwrap();
     stream.push(&World::of([("a", "1"), ("b", "1")])).unwrap();
@@ -214,7 +214,7 @@ fn what_was_unsubscribed_is_not_sent_until_it_is_asked_for_again() {
 }
 
 #[test]
-fn what_is_gone_is_removed_once_and_what_is_late_never() {
+fn sds_req_18_what_is_gone_is_removed_once_and_what_is_late_never() {
     let all = World::of([("a", "1"), ("b", "1")]);
     let mut stream = stream();
     stream.request(subscribe(&["a", "b", "unknown"])).unwrap();
@@ -242,7 +242,7 @@ fn what_is_gone_is_removed_once_and_what_is_late_never() {
 }
 
 #[test]
-fn sizes_are_bounded() {
+fn sds_req_19_sizes_are_bounded() {
     let many: Vec<String> = (0..=MAX_NAMES).map(|n| n.to_string()).collect();
     let all = |subscribe: Vec<String>| Request {
         subscribe,
@@ -300,7 +300,7 @@ proptest! {
     /// that it did not ask for or holds already; no nonce comes twice; and right after a
     /// push there is nothing more to say.
     #[test]
-    fn a_client_that_applies_what_it_is_sent_has_what_is_there(steps in steps()) {
+    fn sds_req_10_15_a_client_that_applies_what_it_is_sent_has_what_is_there(steps in steps()) {
         let mut stream = stream();
         let mut world = World::default();
         let mut pushes: Vec<Push> = Vec::new();

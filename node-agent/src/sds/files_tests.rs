@@ -77,7 +77,7 @@ fn certificate_and_roots_are_read_where_a_rule_names_folder_and_caller() {
 }
 
 #[test]
-fn without_a_rule_for_both_nothing_is_read() {
+fn sds_req_20_without_a_rule_for_both_nothing_is_read() {
     let folder = Folder::new();
     let name = folder.cert_name("shared/cert.pem", "shared/key.pem");
     let other = SpiffeId::new("spiffe://example.org/other").unwrap();
@@ -97,7 +97,7 @@ fn without_a_rule_for_both_nothing_is_read() {
 }
 
 #[test]
-fn no_path_leads_out_of_the_folder() {
+fn sds_req_20_no_path_leads_out_of_the_folder() {
     let folder = Folder::new();
     fs::create_dir(folder.path("private")).unwrap();
     folder.write_pair("private/cert.pem", "private/key.pem");

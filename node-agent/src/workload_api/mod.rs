@@ -1,6 +1,7 @@
 //! The SPIFFE Workload API: its X.509 part.
 
 mod answer;
+pub(crate) mod reflection;
 mod sent;
 
 use std::pin::Pin;

@@ -135,7 +135,7 @@ impl Pushed {
 }
 
 #[tokio::test]
-async fn names_come_and_go_and_only_what_changed_is_sent() {
+async fn sds_req_15_17_names_come_and_go_and_only_what_changed_is_sent() {
     let node = node("delta-names", "10s").await;
     let mut script = Script::open(&node, subscribe(&["default", "no-such-name"])).await;
     let first = script.next().await;
@@ -171,7 +171,7 @@ async fn names_come_and_go_and_only_what_changed_is_sent() {
 }
 
 #[tokio::test]
-async fn what_a_client_holds_from_before_is_not_sent_again() {
+async fn sds_req_16_what_a_client_holds_from_before_is_not_sent_again() {
     let node = node("delta-held", "1h").await;
     let names = ["default", "ROOTCA", ID];
     let mut script = Script::open(&node, subscribe(&names)).await;
@@ -188,7 +188,7 @@ async fn what_a_client_holds_from_before_is_not_sent_again() {
 }
 
 #[tokio::test]
-async fn a_refused_secret_is_not_sent_again_until_it_changes() {
+async fn sds_req_04_a_refused_secret_is_not_sent_again_until_it_changes() {
     let node = node("delta-nack", "10s").await;
     let mut script = Script::open(&node, subscribe(&["default"])).await;
     let first = script.next().await;
@@ -210,7 +210,7 @@ async fn a_refused_secret_is_not_sent_again_until_it_changes() {
 }
 
 #[tokio::test]
-async fn ten_thousand_names_and_other_types_are_refused_and_hurt_nobody() {
+async fn sds_req_01_19_ten_thousand_names_and_other_types_are_refused_and_hurt_nobody() {
     let node = node("delta-many", "1h").await;
     let mut other = Script::open(&node, subscribe(&["default"])).await;
     let first = other.next().await;
@@ -242,7 +242,7 @@ async fn ten_thousand_names_and_other_types_are_refused_and_hurt_nobody() {
 
 /// The state of the world has it too.
 #[tokio::test]
-async fn all_is_every_bundle_under_one_name() {
+async fn sds_req_11_all_is_every_bundle_under_one_name() {
     let node = node("delta-all", "1h").await;
     let mut script = Script::open(&node, subscribe(&["ALL", "ROOTCA"])).await;
     let pushed = script.next().await;

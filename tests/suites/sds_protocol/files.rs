@@ -27,7 +27,7 @@ fn names(dir: &TestDir) -> [String; 2] {
 }
 
 #[tokio::test]
-async fn files_are_served_where_the_configuration_says_so_and_followed() {
+async fn sds_req_20_files_are_served_where_the_configuration_says_so_and_followed() {
     let dir = TestDir::new("sds-files");
     write_pair(&dir, 7);
     let entry = user_entry("/unix/root", "sds-files", 0);
@@ -56,7 +56,7 @@ async fn files_are_served_where_the_configuration_says_so_and_followed() {
 }
 
 #[tokio::test]
-async fn without_it_no_path_that_a_workload_names_is_read() {
+async fn sds_req_20_without_it_no_path_that_a_workload_names_is_read() {
     let dir = TestDir::new("sds-no-files");
     write_pair(&dir, 7);
     let node = node("sds-no-files", "1h").await;
