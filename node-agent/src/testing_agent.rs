@@ -116,7 +116,10 @@ impl TestAgent {
             let path = path.clone();
             async move { UnixStream::connect(path).await.map(TokioIo::new) }
         });
+        // A reader that stops reading is to be noticed soon.
         Endpoint::from_static("http://localhost")
+            .initial_stream_window_size(65_535)
+            .initial_connection_window_size(65_535)
             .connect_with_connector(connector)
             .await
             .unwrap()

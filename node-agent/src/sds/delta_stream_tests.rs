@@ -228,6 +228,47 @@ async fn sds_req_04_a_refusal_is_counted_and_not_answered_with_the_same_again() 
     );
 }
 
+/// Clients that ask for more than their windows take and read nothing of it: others get
+/// their renewals, and what nobody reads is not made again and again.
+#[tokio::test]
+async fn slow_readers_hold_nobody_up() {
+    let agent = TestAgent::new(&in_pod());
+    agent.world.ca.lifetime(Duration::from_secs(4));
+    let own = agent.world.ca.pki.bundles();
+    let mut bundle = own.iter().next().unwrap().clone();
+    let more = (0..200).map(|_| agent.world.ca.pki.root());
+    bundle.authorities.extend(more);
+    let mut bundles = own.clone();
+    bundles.insert(bundle);
+    agent.world.bundles.send_replace(Some(bundles.into()));
+    let mut stuck = Vec::new();
+    for _ in 0..32 {
+        let names = ["ROOTCA", "ALL", "spiffe://example.org", "default"];
+        stuck.push(Proxy::start(&agent, wants(&names)).await);
+    }
+    let mut proxy = Proxy::start(&agent, wants(&["default"])).await;
+    let mut seen = Vec::new();
+    for _ in 0..5 {
+        let response = proxy.next().await;
+        proxy.send(answer(&response)).await;
+        seen.push(versions(&response)["default"].clone());
+    }
+    seen.dedup();
+    assert_eq!(seen.len(), 5);
+    // One that reads on after all gets to what is newest, and nothing twice.
+    let mut late = stuck.pop().unwrap();
+    let mut had: Vec<BTreeMap<String, String>> = Vec::new();
+    while had
+        .last()
+        .is_none_or(|last| last.get("default") != seen.last())
+    {
+        let response = versions(&late.next().await);
+        assert!(!had.contains(&response));
+        had.push(response);
+    }
+    assert!(had.len() < seen.len(), "{} of what nobody read", had.len());
+}
+
 #[tokio::test]
 async fn sds_req_19_22_who_has_nothing_and_who_asks_for_too_much_is_told_so() {
     let agent = TestAgent::new("0::/\n");

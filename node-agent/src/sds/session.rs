@@ -18,7 +18,7 @@ use super::{
     forms::{Form, Heard},
 };
 use crate::{
-    gate::{Admitted, refuse},
+    gate::{Admitted, line, refuse},
     holders::Tracked,
     identities::{Snapshot, Standing, View},
 };
@@ -112,6 +112,11 @@ impl<F: Form> Session<F> {
     }
 
     async fn push(&mut self) -> Result<(), Status> {
+        // Room first, content after: who reads late gets what is newest then, and no copy of
+        // a key waits meanwhile. Without a receiver the stream of requests ends next.
+        let Ok(room) = self.sender.clone().reserve_owned().await else {
+            return Ok(());
+        };
         let snapshot = self.view.snapshot();
         if let Standing::Denied(reason) = &snapshot.standing {
             let peer = self.view.peer().describe();
@@ -139,8 +144,7 @@ impl<F: Form> Session<F> {
                 removed = ?told.removed,
                 "secrets pushed"
             );
-            // The client hung up: the stream of requests ends next.
-            let _ = self.sender.send(Ok(response)).await;
+            room.send(Ok(response));
         }
         Ok(())
     }
@@ -162,12 +166,15 @@ impl<F: Form> Session<F> {
                     self.tracked.refused(name, version, &reason);
                 }
                 let names = resources.iter().map(|(name, _)| name.as_str());
-                tracing::warn!(
-                    peer = self.view.peer().describe(),
-                    reason,
-                    names = ?names.collect::<Vec<_>>(),
-                    "a proxy refused its secrets and keeps the ones before them"
-                );
+                if let Some(left_out) = line() {
+                    tracing::warn!(
+                        peer = self.view.peer().describe(),
+                        reason,
+                        names = ?names.collect::<Vec<_>>(),
+                        left_out,
+                        "a proxy refused its secrets and keeps the ones before them"
+                    );
+                }
             }
         }
         true
@@ -221,6 +228,9 @@ impl FileNames {
         };
         self.read = read;
         for (name, problem) in news {
+            if line().is_none() {
+                continue;
+            }
             let peer = view.peer().describe();
             tracing::warn!(target: "citadel::refused", peer, name, %problem, "a secret in files is not served");
         }

@@ -137,6 +137,10 @@ async fn push<T: Answer>(
     let deadline = Instant::now() + PATIENCE;
     let mut shown: Option<Shown> = None;
     loop {
+        // Room first, content after: who reads late gets what is newest then.
+        let Ok(room) = sender.reserve().await else {
+            return Status::cancelled("the caller hung up");
+        };
         let snapshot = view.snapshot();
         let impatient = Instant::now() >= deadline;
         let complete = match &snapshot.standing {
@@ -154,10 +158,7 @@ async fn push<T: Answer>(
         if complete && !snapshot.svids.is_empty() && !snapshot.bundles.is_empty() {
             let now = T::shown(&snapshot);
             if shown.as_ref() != Some(&now) {
-                let answer = T::of(&snapshot, own);
-                if sender.send(Ok(answer)).await.is_err() {
-                    return Status::cancelled("the caller hung up");
-                }
+                room.send(Ok(T::of(&snapshot, own)));
                 sent.note(&snapshot, own);
                 shown = Some(now);
             }
