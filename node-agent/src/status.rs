@@ -170,12 +170,12 @@ fn resource(resource: holders::Resource) -> ServedResource {
     };
     let (acknowledged, acknowledged_ms) = resource
         .acknowledged
-        .map(|taken| (taken.version, ms(taken.at)))
+        .map(|taken| (taken.text, ms(taken.at)))
         .unwrap_or_default();
     ServedResource {
         name: resource.name,
         spiffe_id,
-        sent: resource.sent.version,
+        sent: resource.sent.text,
         sent_ms: ms(resource.sent.at),
         acknowledged,
         acknowledged_ms,

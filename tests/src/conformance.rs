@@ -270,9 +270,8 @@ fn each_kind_of_difference_is_found() {
     let text = "#[test]\nfn sds_req_01_to_24_a() {}\n#[test]\nfn spiffe_req_01_b() {}\n";
     note_tests(&SDS, Path::new("node-agent/src/sds.rs"), text, &mut of_sds);
     assert_eq!(of_sds.len(), 24);
-    let rows: String = (1..=23)
-        .map(|number| format!("| SDS-{number} | what | node-agent: `sds` |\n"))
-        .collect();
+    let row = |number: u32| format!("| SDS-{number} | what | node-agent: `sds` |\n");
+    let rows = (1..=23).map(row).collect::<Vec<_>>().concat();
     let problems = differences(&SDS, &format!("{rows}{rest}"), &of_sds);
     assert_eq!(
         problems,

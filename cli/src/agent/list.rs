@@ -18,6 +18,8 @@ const MAX_ANSWER: usize = 64 << 20;
 ///
 /// A holder counts as A once it acknowledged the CA's bundle of now over SDS, as B once it
 /// renewed after it was sent it over the Workload API, and as behind otherwise.
+// clap shows these comments as they are: no Markdown in them.
+#[allow(clippy::doc_markdown)]
 #[derive(Debug, clap::Args)]
 pub(crate) struct ListArgs {
     /// A running CA: host:port of its gRPC, or unix:///path of its local administrators'

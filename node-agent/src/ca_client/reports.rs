@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use citadel_identity::bundle::Bundle;
 use citadel_proto::v1;
 use citadel_runtime::ShutdownSignal;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tonic::Code;
 
 use super::{
@@ -16,13 +17,16 @@ use crate::holders::{Behind, Holders, Summary};
 /// Between two reports, at least: what changes meanwhile is in the next one.
 const AT_MOST_EVERY: Duration = Duration::from_secs(5);
 
-/// Without any change.
-const AT_LEAST_EVERY: Duration = Duration::from_secs(60);
+/// With nothing new to say: a CA that was started again has lost the last one.
+const AT_LEAST_EVERY: Duration = Duration::from_mins(5);
+
+/// After a report that got lost.
+const TRY_AGAIN: Duration = Duration::from_secs(15);
 
 const DEADLINE: Duration = Duration::from_secs(5);
 
 impl Session {
-    /// Reports until the shutdown. A report that gets lost is made up for by the next one.
+    /// Reports until the shutdown.
     pub async fn report(&self, holders: Holders, shutdown: ShutdownSignal) {
         tokio::select! {
             () = self.keep_reporting(&holders) => {}
@@ -34,18 +38,30 @@ impl Session {
         let mut changes = holders.changes();
         let mut bundles = self.bundles();
         let mut links = self.links();
+        // What the CA has, and since when.
+        let mut last: Option<(v1::HoldersReport, Instant)> = None;
         loop {
             let link = links.borrow_and_update().clone();
+            let mut wait = AT_LEAST_EVERY;
             if let Some(link) = link {
                 changes.mark_unchanged();
                 let current = bundles.borrow_and_update().clone();
                 let current = current
                     .as_ref()
                     .and_then(|set| set.get(self.trust_domain()));
-                let current = current.map(|bundle| bundle.authorities_sha256());
+                let current = current.map(Bundle::authorities_sha256);
                 let summary = holders.summary(current.as_deref().unwrap_or_default());
                 let report = to_report(summary, current.unwrap_or_default());
-                match self.send(&link, report).await {
+                // A renewal is acknowledged too, and changes nothing of this.
+                let is_news = last
+                    .as_ref()
+                    .is_none_or(|(sent, at)| *sent != report || at.elapsed() >= AT_LEAST_EVERY);
+                let sent = if is_news {
+                    self.send(&link, report.clone()).await
+                } else {
+                    Ok(())
+                };
+                match sent {
                     // A CA of an earlier version: another one may come.
                     Err(Refused::Unknown) => {
                         if links.changed().await.is_err() {
@@ -53,7 +69,11 @@ impl Session {
                         }
                         continue;
                     }
-                    Err(Refused::Call(error)) => tracing::debug!(%error, "a report is lost"),
+                    Err(Refused::Call(error)) => {
+                        tracing::debug!(%error, "a report is lost");
+                        (last, wait) = (None, TRY_AGAIN);
+                    }
+                    Ok(()) if is_news => last = Some((report, Instant::now())),
                     Ok(()) => {}
                 }
             }
@@ -62,7 +82,7 @@ impl Session {
                 changed = changes.changed() => changed.is_err(),
                 changed = bundles.changed() => changed.is_err(),
                 changed = links.changed() => changed.is_err(),
-                () = sleep(AT_LEAST_EVERY) => false,
+                () = sleep(wait) => false,
             };
             if ended {
                 return;

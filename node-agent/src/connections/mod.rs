@@ -183,15 +183,14 @@ impl Acceptor {
             match accepted {
                 // Dropped above the limit: in the kernel's queue a connection would only
                 // grow old, and outlive the process that made it.
-                Ok((stream, after)) => match Arc::clone(&slots).try_acquire_owned() {
-                    Ok(slot) => {
+                Ok((stream, after)) => {
+                    if let Ok(slot) = Arc::clone(&slots).try_acquire_owned() {
                         tokio::spawn(self.clone().admit(stream, after, slot));
-                    }
-                    Err(_) => {
+                    } else {
                         self.metrics.peer_refused(reasons::FULL);
                         self.drop_one("the agent has as many connections as it may");
                     }
-                },
+                }
                 Err(error) => {
                     // Out of file descriptors, most likely: some will close.
                     tracing::warn!(%error, "a connection could not be accepted");

@@ -64,7 +64,7 @@ pub struct Resource {
 #[derive(Debug, Clone)]
 pub struct Version {
     /// As it was told to the client.
-    pub version: String,
+    pub text: String,
     /// What it is.
     pub content: Content,
     /// When it was sent or taken.
@@ -98,7 +98,7 @@ impl Resource {
         let place = self.place_of(version)?;
         let (taken, sent) = self.awaited.drain(..=place).next_back()?;
         self.acknowledged = Some(Version { at, ..taken });
-        if self.sent.version == version {
+        if self.sent.text == version {
             self.refused = None;
         }
         Some(sent.elapsed())
@@ -109,7 +109,7 @@ impl Resource {
         if let Some(place) = self.place_of(version) {
             self.awaited.remove(place);
         }
-        if self.sent.version == version {
+        if self.sent.text == version {
             self.refused = Some(reason.to_owned());
         }
     }
@@ -118,6 +118,6 @@ impl Resource {
         // The newest, where the same one was sent twice.
         self.awaited
             .iter()
-            .rposition(|(awaited, _)| awaited.version == version)
+            .rposition(|(awaited, _)| awaited.text == version)
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::stream::{Content, Stream};
+use crate::workload_api;
 
 /// The most bundles that a sum tells apart. Each of them was the newest once.
 const MAX_BUNDLES: usize = 16;
@@ -60,7 +61,7 @@ struct Process<'s> {
 
 impl<'s> Process<'s> {
     fn note(&mut self, stream: &'s Stream) {
-        let by_sds = stream.protocol != super::super::workload_api::PROTOCOL;
+        let by_sds = stream.protocol != workload_api::PROTOCOL;
         for resource in &stream.resources {
             // What runs is what was taken; over the Workload API what was sent.
             let runs_on = if by_sds {

@@ -53,7 +53,7 @@ impl Table {
             return;
         };
         let sent = Version {
-            version: version.to_owned(),
+            text: version.to_owned(),
             content,
             at,
         };

@@ -137,9 +137,8 @@ impl Stream {
                 Some(version) if held != Some(&version) || self.again.contains(name) => {
                     resources.insert(name.clone(), version);
                 }
-                Some(_) => {}
                 None if held.is_some() && ready.is_gone(name) => removed.push(name.clone()),
-                None => {}
+                Some(_) | None => {}
             }
         }
         if resources.is_empty() && removed.is_empty() {

@@ -146,7 +146,7 @@ impl Form for Delta {
             subscribe: request.resource_names_subscribe,
             unsubscribe: request.resource_names_unsubscribe,
             held: request.initial_resource_versions,
-            refused: request.error_detail.map(reason),
+            refused: request.error_detail.as_ref().map(reason),
         };
         Ok(match self.0.request(request).map_err(invalid)? {
             delta::Meaning::Subscribed => Heard::Subscribed,
@@ -200,7 +200,7 @@ pub(super) fn of_world(mut request: DiscoveryRequest) -> protocol::Request {
         version: mem::take(&mut request.version_info),
         nonce: mem::take(&mut request.response_nonce),
         names: mem::take(&mut request.resource_names),
-        refused: request.error_detail.map(reason),
+        refused: request.error_detail.as_ref().map(reason),
     }
 }
 
@@ -229,7 +229,7 @@ pub(super) fn invalid(error: protocol::ProtocolError) -> Status {
 }
 
 /// Envoy's words, which are as long as it likes and hold what it likes.
-fn reason(status: rpc::Status) -> String {
+fn reason(status: &rpc::Status) -> String {
     let plain = status.message.chars().filter(|c| !c.is_control());
     plain.take(MAX_REASON).collect()
 }

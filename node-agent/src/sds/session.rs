@@ -113,9 +113,9 @@ impl<F: Form> Session<F> {
 
     async fn push(&mut self) -> Result<(), Status> {
         // Room first, content after: who reads late gets what is newest then, and no copy of
-        // a key waits meanwhile. Without a receiver the stream of requests ends next.
+        // a key waits meanwhile.
         let Ok(room) = self.sender.clone().reserve_owned().await else {
-            return Ok(());
+            return Err(Status::cancelled("the client hung up"));
         };
         let snapshot = self.view.snapshot();
         if let Standing::Denied(reason) = &snapshot.standing {

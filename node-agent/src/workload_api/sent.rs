@@ -3,7 +3,7 @@
 //! Nothing is acknowledged here. Who takes a renewed SVID after the message with a bundle
 //! has read that message: so much is shown of the bundle, and no more.
 
-use citadel_identity::TrustDomain;
+use citadel_identity::{TrustDomain, bundle::Bundle};
 
 use crate::{
     holders::{Content, Tracked},
@@ -31,7 +31,7 @@ impl Sent {
     /// A message with all of `snapshot` was sent.
     pub(super) fn note(&mut self, snapshot: &Snapshot, own: &TrustDomain) {
         let name = own.id_string();
-        let bundle = snapshot.bundles.get(own).map(|it| it.authorities_sha256());
+        let bundle = snapshot.bundles.get(own).map(Bundle::authorities_sha256);
         let mut serials = Vec::new();
         if self.with_svids {
             serials.extend(snapshot.svids.iter().map(|svid| svid.serial.clone()));
