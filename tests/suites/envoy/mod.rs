@@ -4,6 +4,7 @@
 mod delta;
 mod mesh;
 mod traffic;
+mod trust_domains;
 
 use std::time::Duration;
 
