@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use citadel_identity::{SpiffeId, TrustDomain};
+use citadel_identity::TrustDomain;
 use citadel_runtime::{
     HumanDuration,
     client::Address,
@@ -17,7 +17,10 @@ use citadel_runtime::{
 use serde::Deserialize;
 
 use crate::{
-    attest::cgroup::CgroupRoot, ca_client::FirstTrust, connections::Limits, sds::files::FolderRule,
+    attest::cgroup::CgroupRoot,
+    ca_client::FirstTrust,
+    connections::Limits,
+    sds::folders::{self, FolderRule, SdsFolder},
     secrets::ManagerOptions,
 };
 
@@ -63,16 +66,6 @@ pub fn default_admin_socket(socket: &Path) -> PathBuf {
     let mut folder = socket.parent().unwrap_or(socket).as_os_str().to_owned();
     folder.push("-admin");
     PathBuf::from(folder).join("agent.sock")
-}
-
-/// A folder with certificates, keys and roots (`file-cert:CHAIN~KEY`, `file-root:PATH`).
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SdsFolder {
-    /// The folder, as this agent sees it.
-    pub folder: PathBuf,
-    /// Who may have what is in it and below: callers with one of these identities.
-    pub spiffe_ids: Vec<String>,
 }
 
 /// How to reach and know the CA.
@@ -374,7 +367,7 @@ impl Config {
                 );
             }
         }
-        let sds_files = self.sds_files(&mut check);
+        let sds_files = folders::check(&self.sds_files, &mut check);
         check.finish()?;
         let (Some(trust_domain), Some(first_trust)) = (trust_domain, first_trust) else {
             // Each missing value was a problem above.
@@ -404,36 +397,6 @@ impl Config {
             },
             sds_files,
         })
-    }
-
-    fn sds_files(&self, check: &mut Checker<'_>) -> Arc<[FolderRule]> {
-        let mut rules = Vec::new();
-        for (at, rule) in self.sds_files.iter().enumerate() {
-            let folder = &rule.folder;
-            if !folder.is_absolute() || folder.parent().is_none() {
-                check.problem(
-                    format!("sds_files[{at}].folder"),
-                    "is not the absolute path of a folder below /",
-                    "write one like /etc/citadel/sds",
-                );
-            }
-            if rule.spiffe_ids.is_empty() {
-                check.problem(
-                    format!("sds_files[{at}].spiffe_ids"),
-                    "is empty, so that nobody gets anything of the folder",
-                    "name the workloads that may have its keys",
-                );
-            }
-            let ids = rule.spiffe_ids.iter().enumerate().filter_map(|(of, id)| {
-                let key = format!("sds_files[{at}].spiffe_ids[{of}]");
-                check.take(key, SpiffeId::new(id), "write a workload's whole SPIFFE ID")
-            });
-            rules.push(FolderRule {
-                spiffe_ids: ids.collect(),
-                folder: folder.clone(),
-            });
-        }
-        rules.into()
     }
 
     fn trust_domain(&self, check: &mut Checker<'_>) -> Option<TrustDomain> {

@@ -53,7 +53,7 @@ use crate::{
     holders::Holders,
     identities::Identities,
     metrics::Metrics,
-    sds::{Sds, files::FolderRule},
+    sds::{Sds, folders::FolderRule},
     secrets::SecretManager,
     socket::{Audience, BoundSocket, SocketError},
     status::AgentAdmin,

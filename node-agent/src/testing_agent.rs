@@ -17,7 +17,7 @@ use crate::{
     connections::{self, Limits},
     holders::Holders,
     identities::Identities,
-    sds::{Sds, files::FolderRule},
+    sds::{Sds, folders::FolderRule},
     secrets::ManagerOptions,
     socket::{self, BoundSocket},
     testing::{World, trust_domain},

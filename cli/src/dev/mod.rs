@@ -203,6 +203,10 @@ impl Facts {
                 "agent's health",
                 format!("http://{}/readyz", self.agent_admin),
             ),
+            (
+                "administrators",
+                self.agent_admin_socket.display().to_string(),
+            ),
             ("data", self.data_dir.display().to_string()),
             ("trust bundle", self.trust_bundle.display().to_string()),
             ("you are", self.spiffe_id.clone()),

@@ -6,11 +6,11 @@
 //! the folder and who may have what is in it.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fs::{self, File, OpenOptions},
     io::{self, Read as _},
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
-    path::{Component, Path, PathBuf},
+    path::{Component, Path},
     sync::Arc,
     time::Duration,
 };
@@ -26,6 +26,8 @@ use rustls::{
     sign::CertifiedKey,
 };
 use zeroize::Zeroizing;
+
+use super::folders::FolderRule;
 
 /// How a name of a certificate with its key begins.
 const CERTIFICATE: &str = "file-cert:";
@@ -48,15 +50,6 @@ pub const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// True if `name` stands for files.
 pub fn names_files(name: &str) -> bool {
     name.starts_with(CERTIFICATE) || name.starts_with(ROOTS)
-}
-
-/// Who may have the secrets in a folder.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FolderRule {
-    /// Absolute.
-    pub folder: PathBuf,
-    /// The callers: who has one of these identities.
-    pub spiffe_ids: BTreeSet<SpiffeId>,
 }
 
 /// What was read of files. The key wipes itself.
@@ -240,8 +233,7 @@ fn contents(
     // Nothing is looked at on the disk before a rule allows it: not even whether it is there.
     let allowed: Vec<&FolderRule> = rules
         .iter()
-        .filter(|rule| plain.starts_with(&rule.folder) && plain != rule.folder)
-        .filter(|rule| caller.iter().any(|id| rule.spiffe_ids.contains(id)))
+        .filter(|rule| rule.allows(plain, caller))
         .collect();
     if allowed.is_empty() {
         return Err(FileError::NotAllowed(shortened(path)));

@@ -3,6 +3,7 @@
 pub mod content;
 pub mod delta;
 pub mod files;
+pub mod folders;
 mod forms;
 pub mod protocol;
 mod session;
@@ -21,7 +22,8 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 use self::{
     content::Content,
-    files::{Files, FolderRule},
+    files::Files,
+    folders::FolderRule,
     forms::{Delta, Form, World, check_type, invalid, of_world, whole},
     protocol::{Push, version_of_all},
     session::Responses,
