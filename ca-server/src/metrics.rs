@@ -12,7 +12,10 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::keys::{CaCertificate, Place};
+use crate::{
+    holders::Sums,
+    keys::{CaCertificate, Place},
+};
 
 /// A part of the issuance path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
@@ -58,6 +61,11 @@ struct ClusterLabel {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct HolderLabel {
+    state: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ErrorLabel {
     error: &'static str,
 }
@@ -71,6 +79,9 @@ pub struct Metrics {
     queue_waiting: Gauge,
     clock_skew: Family<ClusterLabel, Gauge<f64, AtomicU64>>,
     ca_expiry: Family<CertificateLabel, Gauge>,
+    holders: Family<HolderLabel, Gauge<u64, AtomicU64>>,
+    holder_reports: Gauge<u64, AtomicU64>,
+    holder_reports_incomplete: Gauge<u64, AtomicU64>,
     // Istio's counters have no `_total` suffix: as gauges they keep their exact names.
     istio_csrs: Gauge<u64, AtomicU64>,
     istio_authentication_failures: Gauge<u64, AtomicU64>,
@@ -113,6 +124,9 @@ impl Metrics {
             queue_waiting: Gauge::default(),
             clock_skew: Family::default(),
             ca_expiry: Family::default(),
+            holders: Family::default(),
+            holder_reports: Gauge::default(),
+            holder_reports_incomplete: Gauge::default(),
             istio_csrs: Gauge::default(),
             istio_authentication_failures: Gauge::default(),
             istio_sign_errors: Family::default(),
@@ -150,6 +164,22 @@ impl Metrics {
             "citadel_ca_certificate_expiry_timestamp_seconds",
             "Expiry of each CA certificate, seconds since the epoch",
             m.ca_expiry.clone(),
+        );
+        registry.register(
+            "citadel_ca_holders",
+            "Workloads by what they have shown of the trust bundle of now: acknowledged over SDS \
+             (current_a), renewed over the Workload API since (current_b), or not yet (behind)",
+            m.holders.clone(),
+        );
+        registry.register(
+            "citadel_ca_holder_reports",
+            "Nodes whose agents have reported their workloads to this server",
+            m.holder_reports.clone(),
+        );
+        registry.register(
+            "citadel_ca_holder_reports_incomplete",
+            "Of those the ones that could not keep count of all",
+            m.holder_reports_incomplete.clone(),
         );
         registry.register(
             "citadel_server_csr_count",
@@ -225,6 +255,21 @@ impl Metrics {
     pub fn waiting(&self, count: usize) {
         self.queue_waiting
             .set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// What agents report.
+    pub(crate) fn holders(&self, sums: Sums) {
+        for (state, count) in [
+            ("current_a", sums.current_a),
+            ("current_b", sums.current_b),
+            ("behind", sums.behind),
+        ] {
+            self.holders
+                .get_or_create(&HolderLabel { state })
+                .set(count);
+        }
+        self.holder_reports.set(sums.nodes);
+        self.holder_reports_incomplete.set(sums.incomplete);
     }
 
     /// The clock of this cluster's API server minus ours.

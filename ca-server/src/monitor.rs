@@ -3,17 +3,22 @@
 
 use std::{sync::Arc, time::Duration};
 
-use citadel_identity::bundle::BundleSet;
+use citadel_identity::{
+    TrustDomain,
+    bundle::{Bundle, BundleSet},
+};
 use citadel_runtime::{
     ShutdownSignal,
     admin::{PartHandle, Readiness},
 };
 use futures::future::join_all;
+use time::OffsetDateTime;
 use tokio::sync::watch;
 
 use crate::{
     admission::Admission,
     clusters::{ClusterHandle, Clusters, Mode, SharedKey},
+    holders::Holders,
     metrics::Metrics,
     store::{Store, StoreHealth},
 };
@@ -32,8 +37,10 @@ pub(crate) struct Monitor {
     pub(crate) admission: Arc<Admission>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) readiness: Readiness,
-    /// Keeps the channel open: the bundle changes with rotation.
-    pub(crate) _bundle_sender: watch::Sender<Arc<BundleSet>>,
+    pub(crate) holders: Arc<Holders>,
+    pub(crate) trust_domain: TrustDomain,
+    /// The bundle changes with rotation.
+    pub(crate) bundle_sender: watch::Sender<Arc<BundleSet>>,
     pub(crate) shutdown: ShutdownSignal,
 }
 
@@ -89,6 +96,13 @@ impl Monitor {
                 }
             }
             self.metrics.waiting(self.admission.waiting());
+            let bundles = self.bundle_sender.borrow().clone();
+            let current = bundles
+                .get(&self.trust_domain)
+                .map(Bundle::authorities_sha256);
+            let now = OffsetDateTime::now_utc();
+            self.metrics
+                .holders(self.holders.sums(&current.unwrap_or_default(), now));
             let wait = if self.readiness.is_ready() {
                 INTERVAL
             } else {

@@ -43,6 +43,7 @@ use crate::{
         AdminAccess, AdminApi, AgentApi, Front, FrontParts, Gate, HealthApi, IstioApi,
         MAX_BATCH_REQUEST, MAX_SINGLE_REQUEST, Refusals, WorkloadApi,
     },
+    holders::Holders,
     issuance::{Issuance, Issuer, Line},
     keys::{CaKeys, KeyError},
     log::{self, Log, LogError, Rollback},
@@ -254,13 +255,16 @@ pub async fn build(config: Config, parts: Parts) -> Result<Bound, StartError> {
             .retain(config.log.retention.get(), shutdown.signal()),
     );
     let admission = Admission::new(limits.admission);
+    let holders = Arc::new(Holders::default());
     shutdown.spawn(monitor::run(monitor::Monitor {
         clusters: clusters.clone(),
         store: store.clone(),
         admission: admission.clone(),
         metrics: metrics.clone(),
         readiness: readiness.clone(),
-        _bundle_sender: bundle_sender,
+        holders: holders.clone(),
+        trust_domain: config.trust_domain.clone(),
+        bundle_sender,
         shutdown: shutdown.signal(),
     }));
     if let Some(configmap) = configmap {
@@ -298,6 +302,7 @@ pub async fn build(config: Config, parts: Parts) -> Result<Bound, StartError> {
         refusals: Arc::new(Refusals::new(metrics.clone(), audit)),
         metrics,
         bundles: bundles.clone(),
+        holders,
         shutdown: shutdown.signal(),
     });
     let bundles = bundles.borrow().clone();

@@ -1,5 +1,6 @@
-//! The `citadel` command: dev, fetch, verify, log, bench.
+//! The `citadel` command: dev, fetch, verify, log, agent, bench.
 
+mod agent;
 mod bench;
 mod certificate;
 mod dev;
@@ -51,6 +52,7 @@ enum Command {
     Fetch(fetch::FetchArgs),
     Verify(verify::VerifyArgs),
     Log(log::LogArgs),
+    Agent(agent::AgentArgs),
     Bench(bench::BenchArgs),
 }
 
@@ -76,6 +78,7 @@ impl Cli {
             Command::Fetch(args) => args.run(self.output),
             Command::Verify(args) => args.run(self.output),
             Command::Log(args) => args.run(self.output),
+            Command::Agent(args) => args.run(self.output),
             Command::Bench(args) => args.run(self.output),
         }
     }
@@ -168,6 +171,7 @@ mod tests {
             &["citadel", "--help"][..],
             &["citadel", "dev", "--help"],
             &["citadel", "bench", "issue", "--help"],
+            &["citadel", "agent", "--help"],
         ] {
             let help = Cli::try_parse_from(words).unwrap_err().to_string();
             assert!(help.contains("Exit codes:"), "{help}");

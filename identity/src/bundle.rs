@@ -120,6 +120,13 @@ impl Bundle {
         jwks::encode(self)
     }
 
+    /// SHA-256 over all authorities in their order, in lowercase hex: by this a holder of
+    /// the bundle says which one it holds. The same wherever it is computed.
+    pub fn authorities_sha256(&self) -> String {
+        let parts: Vec<&[u8]> = self.authorities.iter().map(AsRef::as_ref).collect();
+        hex::encode(crypto::sha256_of(&parts))
+    }
+
     /// SHA-256 of each authority's DER, in their order: what `root_sha256` in an agent's
     /// configuration names.
     pub fn root_sha256(&self) -> Vec<[u8; 32]> {

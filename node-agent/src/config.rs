@@ -3,7 +3,8 @@
 
 use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use citadel_identity::TrustDomain;
@@ -21,6 +22,7 @@ use crate::{
     connections::Limits,
     files::config::{self as files, FilesConfig, Rule},
     pods::config::{PodsConfig, PodsSettings},
+    sds::folders::{self, FolderRule, SdsFolder},
     secrets::ManagerOptions,
 };
 
@@ -42,6 +44,9 @@ pub struct Config {
     pub token_file: PathBuf,
     /// The socket of SDS and the Workload API.
     pub socket: PathBuf,
+    /// The socket for administrators (`citadel agent status`): in a folder that no workload
+    /// mounts. Without it [`default_admin_socket`], where it can be bound.
+    pub admin_socket: Option<PathBuf>,
     /// Where `/livez`, `/readyz` and `/metrics` are.
     pub admin_listen: SocketAddr,
     /// The kubelet's `cgroupRoot`.
@@ -55,10 +60,19 @@ pub struct Config {
     /// Where the pods of this node are read. Without it the agent knows of pods what their
     /// processes' cgroups say.
     pub pods: Option<PodsConfig>,
+    /// Folders whose files SDS serves under istio-proxy's names for them; none by default.
+    pub sds_files: Vec<SdsFolder>,
     /// Bounds.
     pub limits: LimitsConfig,
     /// Logs.
     pub log: LogConfig,
+}
+
+/// Beside the folder of the workloads' socket: `/run/citadel-admin/agent.sock`.
+pub fn default_admin_socket(socket: &Path) -> PathBuf {
+    let mut folder = socket.parent().unwrap_or(socket).as_os_str().to_owned();
+    folder.push("-admin");
+    PathBuf::from(folder).join("agent.sock")
 }
 
 /// How to reach and know the CA.
@@ -115,6 +129,8 @@ pub struct Settings {
     pub token_file: PathBuf,
     /// The socket.
     pub socket: PathBuf,
+    /// The socket for administrators; without it the default, where it can be bound.
+    pub admin_socket: Option<PathBuf>,
     /// The admin port.
     pub admin_listen: SocketAddr,
     /// Where pods' cgroups begin.
@@ -131,6 +147,8 @@ pub struct Settings {
     pub limits: Limits,
     /// Of the secrets.
     pub manager: ManagerOptions,
+    /// Folders that SDS serves from.
+    pub sds_files: Arc<[FolderRule]>,
 }
 
 /// Flags of `citadel-agent`. Each beats its variable, which beats the file.
@@ -316,6 +334,17 @@ impl Config {
                 "write one like /run/citadel/agent.sock",
             );
         }
+        if let Some(socket) = &self.admin_socket {
+            let beside = socket.parent() == self.socket.parent();
+            if !socket.is_absolute() || socket.file_name().is_none() || beside {
+                check.problem(
+                    "admin_socket",
+                    "is not an absolute path in a folder of its own",
+                    "write one like /run/citadel-admin/agent.sock: workloads mount the folder of \
+                     `socket`",
+                );
+            }
+        }
         if !self.cgroup_root.starts_with('/') {
             check.problem(
                 "cgroup_root",
@@ -367,6 +396,7 @@ impl Config {
             }
         }
         let files = files::rules(&self.files, trust_domain.as_ref(), &mut check);
+        let sds_files = folders::check(&self.sds_files, &mut check);
         check.finish()?;
         let (Some(trust_domain), Some(first_trust)) = (trust_domain, first_trust) else {
             // Each missing value was a problem above.
@@ -379,6 +409,7 @@ impl Config {
             cluster,
             token_file: self.token_file.clone(),
             socket: self.socket.clone(),
+            admin_socket: self.admin_socket.clone(),
             admin_listen: self.admin_listen,
             cgroup_root: CgroupRoot::new(&self.cgroup_root),
             proc_root: self.proc_root.clone(),
@@ -395,6 +426,7 @@ impl Config {
                 identities: self.limits.identities,
                 ..ManagerOptions::default()
             },
+            sds_files,
         })
     }
 
@@ -471,12 +503,14 @@ impl Default for Config {
             cluster: None,
             token_file: "/var/run/secrets/citadel/token".into(),
             socket: "/run/citadel/agent.sock".into(),
+            admin_socket: None,
             admin_listen: SocketAddr::from((Ipv6Addr::UNSPECIFIED, 15015)),
             cgroup_root: "/".into(),
             proc_root: "/proc".into(),
             svid_ttl: None,
             files: Vec::new(),
             pods: None,
+            sds_files: Vec::new(),
             limits: LimitsConfig::default(),
             log: LogConfig::default(),
         }

@@ -28,6 +28,11 @@ fn only_the_trust_domain_has_no_default() {
         FirstTrust::BundleFile(DEFAULT_BUNDLE_FILE.into())
     );
     assert_eq!((settings.cluster.as_str(), settings.ttl_seconds), ("", 0));
+    assert!(settings.sds_files.is_empty() && settings.admin_socket.is_none());
+    assert_eq!(
+        default_admin_socket(&settings.socket),
+        Path::new("/run/citadel-admin/agent.sock")
+    );
     let missing = problem("cluster: a\n");
     assert!(missing.contains("trust_domain"), "{missing}");
 }
@@ -38,6 +43,8 @@ fn every_key_is_read() {
         "trust_domain: example.org\n\
          ca:\n  addresses: ['ca.a:1', '[::1]:2']\n  root_sha256: '{}'\n\
          cluster: east\ntoken_file: /t\nsocket: /s/agent.sock\n\
+         admin_socket: /a/admin.sock\n\
+         sds_files: [{{ folder: /files, spiffe_ids: ['spiffe://example.org/p'] }}]\n\
          admin_listen: 127.0.0.1:0\ncgroup_root: /n2\nproc_root: /host/proc\n\
          svid_ttl: 15s\n\
          limits: {{ connections: 1, connections_per_peer: 2, streams_per_connection: 3, identities: 4 }}\n\
@@ -51,6 +58,9 @@ fn every_key_is_read() {
         (settings.cluster.as_str(), settings.ttl_seconds),
         ("east", 15)
     );
+    assert_eq!(settings.admin_socket.unwrap(), Path::new("/a/admin.sock"));
+    assert_eq!(settings.sds_files[0].folder, Path::new("/files"));
+    assert_eq!(settings.sds_files[0].spiffe_ids.len(), 1);
     assert_eq!(settings.limits.streams_per_connection, 3);
     assert_eq!(settings.manager.identities, 4);
 }
@@ -142,6 +152,21 @@ fn what_is_wrong_is_named_with_its_key_and_line() {
             "ca.root_sha256",
         ),
         ("socket: agent.sock", "socket"),
+        ("admin_socket: agent.sock", "admin_socket"),
+        ("admin_socket: /run/citadel/admin.sock", "admin_socket"),
+        (
+            "sds_files: [{ folder: x, spiffe_ids: [spiffe://a/b] }]",
+            "sds_files[0].folder",
+        ),
+        (
+            "sds_files: [{ folder: /x, spiffe_ids: [] }]",
+            "sds_files[0].spiffe_ids",
+        ),
+        (
+            "sds_files: [{ folder: /x, spiffe_ids: [b] }]",
+            "sds_files[0].spiffe_ids[0]",
+        ),
+        ("sds_files: [{ folder: /x }]", "spiffe_ids"),
         ("cgroup_root: n2", "cgroup_root"),
         ("proc_root: proc", "proc_root"),
         ("svid_ttl: 0s", "svid_ttl"),

@@ -1,8 +1,10 @@
 //! What every RPC of the socket does first: who calls, and may it go on?
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use citadel_identity::TrustDomain;
+use citadel_runtime::LineLimit;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Extensions, Status, metadata::MetadataMap};
 
@@ -76,10 +78,23 @@ fn relayed_token(
         .map_err(|reason| refused(&reason.to_string()))
 }
 
-/// One line in the log for each refusal, and the status for the caller.
+/// A line in the log for the refusal, and the status for the caller.
 pub(crate) fn refuse(code: Code, reason: &str, peer: &str, rpc: &'static str) -> Status {
-    tracing::warn!(target: "citadel::refused", reason, ?code, peer, rpc, "refused");
+    if let Some(left_out) = line() {
+        tracing::warn!(target: "citadel::refused", reason, ?code, peer, rpc, left_out, "refused");
+    }
     Status::new(code, reason)
+}
+
+/// The most lines in [`LineLimit::WINDOW`] about what workloads do.
+const MAX_LINES: u32 = 200;
+
+/// Whether there is a line left for something that a workload can do again and again: else
+/// it could fill the disk. How many were left out before it.
+pub(crate) fn line() -> Option<u64> {
+    static LIMIT: LazyLock<Mutex<LineLimit>> = LazyLock::new(Mutex::default);
+    let mut limit = LIMIT.lock().unwrap_or_else(PoisonError::into_inner);
+    limit.take(Instant::now(), MAX_LINES)
 }
 
 /// True if `name` is the SPIFFE ID of the trust domain itself: `spiffe://example.org`.

@@ -82,6 +82,9 @@ pub struct Snapshot {
     pub bundles: Arc<BundleSet>,
     /// Whether this is all there will be for now.
     pub standing: Standing,
+    /// True if the CA's entries of this node were there when the choice was made: without
+    /// them, that an identity is not among `svids` says nothing.
+    pub entries_known: bool,
     /// True if the first of `svids` is the default identity: it is not as long as one
     /// that would come before it is still awaited.
     pub has_default: bool,
@@ -129,6 +132,7 @@ impl View {
                 svids: Vec::new(),
                 bundles: self.from.bundles.borrow().clone().unwrap_or_default(),
                 standing: Standing::Denied(pods::GONE.into()),
+                entries_known: self.chose_by_entries,
                 has_default: false,
             };
         }
@@ -176,6 +180,7 @@ impl View {
             svids,
             bundles: bundles.unwrap_or_default(),
             standing,
+            entries_known: self.chose_by_entries,
             has_default,
         }
     }

@@ -11,12 +11,14 @@ pub mod config;
 pub mod connections;
 pub mod files;
 mod gate;
+pub mod holders;
 pub mod identities;
 pub mod metrics;
 pub mod pods;
 pub mod sds;
 pub mod secrets;
 pub mod socket;
+pub mod status;
 pub mod workload_api;
 
 #[cfg(test)]
@@ -31,9 +33,10 @@ use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use citadel_identity::crypto;
 use citadel_kubernetes::{ConnectError, NodePods};
+use citadel_proto::agent::agent_admin_service_server::AgentAdminServiceServer;
 use citadel_proto::workload::spiffe_workload_api_server::SpiffeWorkloadApiServer;
 use citadel_runtime::{
-    Shutdown,
+    Shutdown, ShutdownSignal,
     admin::{AdminServer, Readiness},
     config::ConfigError,
     process,
@@ -41,22 +44,25 @@ use citadel_runtime::{
 use envoy_types::pb::envoy::service::secret::v3::secret_discovery_service_server::SecretDiscoveryServiceServer;
 use prometheus_client::registry::Registry;
 use tokio::net::UnixListener;
+use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::{Server, server::Router};
 
 use crate::{
     attest::{Attestor, proc::Proc, relayed::pod_named_by},
     ca_client::{Ca, FileToken, Session, SessionConfig, TokenSource},
     clock::{Clock, SystemClock},
-    config::{Config, Settings},
+    config::{Config, Settings, default_admin_socket},
     connections::Limits,
     files::keeper::Keeper,
+    holders::Holders,
     identities::Identities,
     metrics::Metrics,
     pods::Pods,
-    sds::Sds,
+    sds::{Sds, folders::FolderRule},
     secrets::SecretManager,
-    socket::{BoundSocket, SocketError},
-    workload_api::WorkloadApi,
+    socket::{Audience, BoundSocket, SocketError},
+    status::AgentAdmin,
+    workload_api::{WorkloadApi, reflection},
 };
 
 /// The largest message of a client, in bytes: an SDS request with its names, Envoy's node
@@ -96,6 +102,9 @@ pub struct Bound {
     keepers: Vec<Keeper>,
     pods: Option<WatchedPods>,
     own_pod: Option<String>,
+    sds_files: Arc<[FolderRule]>,
+    holders: Holders,
+    administration: Option<Administration>,
 }
 
 /// The pods of this node, and whom they come from.
@@ -103,6 +112,13 @@ struct WatchedPods {
     settings: pods::config::PodsSettings,
     source: pods::source::Connected,
     known: Arc<NodePods>,
+}
+
+/// The socket for administrators.
+struct Administration {
+    service: AgentAdmin,
+    listener: UnixListener,
+    placed: BoundSocket,
 }
 
 /// Why the agent does not start.
@@ -158,7 +174,7 @@ pub async fn build(config: Config, parts: Parts) -> Result<Bound, StartError> {
         cluster: settings.cluster.clone(),
         knows_containers: settings.pods.is_some(),
     };
-    let pods = match settings.pods {
+    let pods = match settings.pods.clone() {
         Some(settings) => Some(WatchedPods {
             source: settings.source.connect().await?,
             known: Arc::new(settings.source.inventory()),
@@ -177,7 +193,7 @@ pub async fn build(config: Config, parts: Parts) -> Result<Bound, StartError> {
     );
     let manager = SecretManager::new(
         Arc::clone(&session) as Arc<dyn Ca>,
-        parts.clock,
+        Arc::clone(&parts.clock),
         settings.trust_domain.clone(),
         session.bundles(),
         metrics.clone(),
@@ -198,11 +214,23 @@ pub async fn build(config: Config, parts: Parts) -> Result<Bound, StartError> {
         identities: identities.clone(),
         metrics: metrics.clone(),
     };
-    let keepers = settings.files.into_iter().map(keeper).collect();
+    let keepers = settings.files.iter().cloned().map(keeper).collect();
     let admin_server = AdminServer::bind(settings.admin_listen, readiness, Arc::new(registry))
         .await
         .map_err(StartError::Admin)?;
-    let (listener, placed) = socket::bind(&settings.socket)?;
+    let holders = Holders::new(Arc::clone(&parts.clock), metrics.clone());
+    let service = AgentAdmin {
+        own_uid: nix::unistd::geteuid().as_raw(),
+        trust_domain: settings.trust_domain.clone(),
+        session: Arc::clone(&session),
+        manager: identities.manager.clone(),
+        bundles: session.bundles(),
+        holders: holders.clone(),
+        metrics: metrics.clone(),
+        clock: parts.clock,
+    };
+    let administration = administration(service, &settings)?;
+    let (listener, placed) = socket::bind(&settings.socket, socket::Audience::Workloads)?;
     Ok(Bound {
         socket: settings.socket,
         admin: admin_server.address(),
@@ -218,7 +246,52 @@ pub async fn build(config: Config, parts: Parts) -> Result<Bound, StartError> {
         keepers,
         pods,
         own_pod,
+        sds_files: settings.sds_files,
+        holders,
+        administration,
     })
+}
+
+/// The socket that the configuration names has to be bound; the default one may be in a
+/// folder that this agent can't make (a read-only root): then there is no status.
+fn administration(
+    service: AgentAdmin,
+    settings: &Settings,
+) -> Result<Option<Administration>, SocketError> {
+    let default = || default_admin_socket(&settings.socket);
+    let path = settings.admin_socket.clone().unwrap_or_else(default);
+    match socket::bind(&path, Audience::Administrators) {
+        Ok((listener, placed)) => Ok(Some(Administration {
+            service,
+            listener,
+            placed,
+        })),
+        Err(error) if settings.admin_socket.is_none() => {
+            tracing::warn!(
+                %error,
+                "there is no socket for administrators (`citadel agent status`); set admin_socket"
+            );
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+impl Administration {
+    async fn serve(self, shutdown: ShutdownSignal) {
+        let _placed = self.placed;
+        let service = AgentAdminServiceServer::new(self.service);
+        let served = Server::builder()
+            .add_service(service.max_decoding_message_size(MAX_REQUEST))
+            .serve_with_incoming_shutdown(
+                UnixListenerStream::new(self.listener),
+                shutdown.wait_owned(),
+            )
+            .await;
+        if let Err(error) = served {
+            tracing::warn!(%error, "the socket for administrators is closed");
+        }
+    }
 }
 
 impl Bound {
@@ -248,13 +321,22 @@ impl Bound {
                 signal(),
             ));
         }
+        let (session, holders, until) = (self.session, self.holders.clone(), signal());
+        self.shutdown
+            .spawn(async move { session.report(holders, until).await });
+        if let Some(administration) = self.administration {
+            self.shutdown.spawn(administration.serve(signal()));
+        }
         let sds = Sds {
             identities: self.identities.clone(),
+            files: self.sds_files,
+            holders: self.holders.clone(),
             metrics: self.metrics.clone(),
             shutdown: signal(),
         };
         let workload_api = WorkloadApi {
             identities: self.identities.clone(),
+            holders: self.holders,
             metrics: self.metrics.clone(),
             shutdown: signal(),
         };
@@ -292,4 +374,6 @@ fn router(limits: &Limits, sds: Sds, workload_api: WorkloadApi) -> Router {
         .add_service(
             SpiffeWorkloadApiServer::new(workload_api).max_decoding_message_size(MAX_REQUEST),
         )
+        .add_optional_service(reflection::service())
+        .add_optional_service(reflection::service_v1alpha())
 }

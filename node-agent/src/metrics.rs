@@ -7,7 +7,7 @@ use std::{
 
 use prometheus_client::{
     encoding::EncodeLabelSet,
-    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
 
@@ -31,15 +31,34 @@ struct Inner {
     pods_age: Gauge<f64, AtomicU64>,
     prepared: Family<Outcome, Counter>,
     prepared_waiting: Gauge,
+    next_renewal: Gauge,
     renewals: Family<Outcome, Counter>,
     attestation_failures: Counter,
     peers: Family<Outcome, Counter>,
     connections: Gauge,
     streams: Family<Protocol, Gauge>,
     acks: Counter,
+    ack_lag: Lag,
     nacks: Counter,
     files: Family<Outcome, Counter>,
+    refused_peers: Family<Reason, Counter>,
     skew: Gauge<f64, AtomicU64>,
+}
+
+/// 1 ms to 65 s in powers of two.
+#[derive(Debug)]
+struct Lag(Histogram);
+
+impl Default for Lag {
+    fn default() -> Self {
+        let buckets = (0..17).map(|power| 1e-3 * f64::from(1u32 << power));
+        Self(Histogram::new(buckets))
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Reason {
+    reason: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -92,6 +111,11 @@ impl Metrics {
             m.prepared_waiting.clone(),
         );
         registry.register(
+            "next_renewal_timestamp_seconds",
+            "When the CA is asked next, seconds since the epoch; 0 without anything to ask for",
+            m.next_renewal.clone(),
+        );
+        registry.register(
             "renewals",
             "Certificates asked of the CA",
             m.renewals.clone(),
@@ -116,6 +140,16 @@ impl Metrics {
             "sds_acks",
             "SDS responses that a proxy took",
             m.acks.clone(),
+        );
+        registry.register(
+            "sds_ack_seconds",
+            "From the push of a secret to its acknowledgement",
+            m.ack_lag.0.clone(),
+        );
+        registry.register(
+            "attestation_failures",
+            "Connections of workloads that got nothing, by reason",
+            m.refused_peers.clone(),
         );
         registry.register(
             "sds_nacks",
@@ -144,7 +178,13 @@ impl Metrics {
         self.inner.files.get_or_create(&Outcome { outcome }).inc();
     }
 
-    pub(crate) fn holding(&self, identities: usize, next_expiry: Option<i64>) {
+    pub(crate) fn holding(
+        &self,
+        identities: usize,
+        next_expiry: Option<i64>,
+        next_renewal: Option<i64>,
+    ) {
+        self.inner.next_renewal.set(next_renewal.unwrap_or(0));
         self.inner
             .identities
             .set(i64::try_from(identities).unwrap_or(i64::MAX));
@@ -231,6 +271,29 @@ impl Metrics {
         self.inner.acks.inc();
     }
 
+    pub(crate) fn acknowledged_after(&self, lag: Duration) {
+        self.inner.ack_lag.0.observe(lag.as_secs_f64());
+    }
+
+    /// A peer was not attested, or could not be let in.
+    pub(crate) fn peer_refused(&self, reason: &'static str) {
+        self.inner
+            .refused_peers
+            .get_or_create(&Reason { reason })
+            .inc();
+    }
+
+    /// How many were refused for this reason.
+    pub(crate) fn peers_refused(&self, reason: &'static str) -> u64 {
+        let of = self.inner.refused_peers.get(&Reason { reason });
+        of.map_or(0, |counter| counter.get())
+    }
+
+    /// This machine's clock minus the CA's, seconds.
+    pub(crate) fn skew(&self) -> f64 {
+        self.inner.skew.get()
+    }
+
     pub(crate) fn refused(&self) {
         self.inner.nacks.inc();
     }
@@ -270,7 +333,9 @@ mod tests {
         let metrics = Metrics::default();
         let mut registry = Registry::default();
         metrics.register(&mut registry);
-        metrics.holding(3, Some(1_800_000_000));
+        metrics.holding(3, Some(1_800_000_000), Some(1_700_000_000));
+        metrics.peer_refused("cgroup");
+        metrics.acknowledged_after(Duration::from_millis(3));
         metrics.renewed();
         metrics.renewal_failed(true);
         metrics.peer("refused");
@@ -296,6 +361,9 @@ mod tests {
         for line in [
             "citadel_agent_identities 3",
             "citadel_agent_next_expiry_timestamp_seconds 1800000000",
+            "citadel_agent_next_renewal_timestamp_seconds 1700000000",
+            "citadel_agent_attestation_failures_total{reason=\"cgroup\"} 1",
+            "citadel_agent_sds_ack_seconds_count 1",
             "citadel_agent_renewals_total{outcome=\"ok\"} 1",
             "citadel_agent_renewals_total{outcome=\"denied\"} 1",
             "citadel_agent_peers_total{outcome=\"refused\"} 1",

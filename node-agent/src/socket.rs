@@ -13,8 +13,30 @@ use std::{
 
 use tokio::net::UnixListener;
 
-/// Everybody may connect: attestation decides.
-const SOCKET_MODE: u32 = 0o777;
+/// Who may connect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Audience {
+    /// Everybody: attestation decides.
+    Workloads,
+    /// Root and the agent's own user.
+    Administrators,
+}
+
+impl Audience {
+    fn socket_mode(self) -> u32 {
+        match self {
+            Self::Workloads => 0o777,
+            Self::Administrators => 0o600,
+        }
+    }
+
+    fn folder_mode(self) -> u32 {
+        match self {
+            Self::Workloads => 0o755,
+            Self::Administrators => 0o700,
+        }
+    }
+}
 
 /// Why the socket can't be bound.
 #[derive(Debug, thiserror::Error)]
@@ -51,8 +73,8 @@ pub struct BoundSocket {
     inode: (u64, u64),
 }
 
-/// Binds `path`.
-pub fn bind(path: &Path) -> Result<(UnixListener, BoundSocket), SocketError> {
+/// Binds `path`. A folder that is missing is made for this audience.
+pub fn bind(path: &Path, audience: Audience) -> Result<(UnixListener, BoundSocket), SocketError> {
     let (Some(folder), Some(name), true) = (path.parent(), path.file_name(), path.is_absolute())
     else {
         return Err(SocketError::NotAbsolute(path.to_owned()));
@@ -67,11 +89,11 @@ pub fn bind(path: &Path) -> Result<(UnixListener, BoundSocket), SocketError> {
     if !folder.exists() {
         DirBuilder::new()
             .recursive(true)
-            .mode(0o755)
+            .mode(audience.folder_mode())
             .create(folder)
             .map_err(failed("creating the folder"))?;
         // The umask may have taken the x that workloads need.
-        fs::set_permissions(folder, Permissions::from_mode(0o755))
+        fs::set_permissions(folder, Permissions::from_mode(audience.folder_mode()))
             .map_err(failed("setting the folder's mode"))?;
     }
     let mode = fs::metadata(folder)
@@ -101,7 +123,7 @@ pub fn bind(path: &Path) -> Result<(UnixListener, BoundSocket), SocketError> {
     let temporary = folder.join(temporary);
     let _ = fs::remove_file(&temporary);
     let listener = UnixListener::bind(&temporary).map_err(failed("binding"))?;
-    let placed = fs::set_permissions(&temporary, Permissions::from_mode(SOCKET_MODE))
+    let placed = fs::set_permissions(&temporary, Permissions::from_mode(audience.socket_mode()))
         .and_then(|()| fs::rename(&temporary, path))
         .and_then(|()| fs::symlink_metadata(path));
     match placed {
@@ -149,7 +171,7 @@ mod tests {
     async fn folder_and_socket_have_the_modes_that_workloads_need() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a/b/agent.sock");
-        let (_listener, bound) = bind(&path).unwrap();
+        let (_listener, bound) = bind(&path, Audience::Workloads).unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o7777;
         assert_eq!(mode(path.parent().unwrap()), 0o755);
         assert_eq!(mode(&path), 0o777);
@@ -159,15 +181,28 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn administrators_have_a_folder_and_a_socket_to_themselves() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("admin/agent.sock");
+        let (_listener, _bound) = bind(&path, Audience::Administrators).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o7777;
+        assert_eq!(mode(path.parent().unwrap()), 0o700);
+        assert_eq!(mode(&path), 0o600);
+    }
+
+    #[tokio::test]
     async fn a_stale_socket_is_replaced_and_a_served_one_is_not() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("agent.sock");
-        let (listener, bound) = bind(&path).unwrap();
-        assert!(matches!(bind(&path), Err(SocketError::InUse(_))));
+        let (listener, bound) = bind(&path, Audience::Workloads).unwrap();
+        assert!(matches!(
+            bind(&path, Audience::Workloads),
+            Err(SocketError::InUse(_))
+        ));
         // Killed: the listener is gone, the file is not.
         std::mem::forget(bound);
         drop(listener);
-        let (_listener, bound) = bind(&path).unwrap();
+        let (_listener, bound) = bind(&path, Audience::Workloads).unwrap();
         StdStream::connect(&path).unwrap();
         drop(bound);
     }
@@ -176,9 +211,9 @@ mod tests {
     async fn a_successors_socket_is_left_alone() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("agent.sock");
-        let (first_listener, first) = bind(&path).unwrap();
+        let (first_listener, first) = bind(&path, Audience::Workloads).unwrap();
         drop(first_listener);
-        let (_second_listener, _second) = bind(&path).unwrap();
+        let (_second_listener, _second) = bind(&path, Audience::Workloads).unwrap();
         drop(first);
         StdStream::connect(&path).unwrap();
     }
@@ -188,20 +223,26 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("file");
         fs::write(&file, "precious").unwrap();
-        assert!(matches!(bind(&file), Err(SocketError::NotASocket(_))));
+        assert!(matches!(
+            bind(&file, Audience::Workloads),
+            Err(SocketError::NotASocket(_))
+        ));
         assert_eq!(fs::read_to_string(&file).unwrap(), "precious");
         let open = dir.path().join("open");
         fs::create_dir(&open).unwrap();
         fs::set_permissions(&open, Permissions::from_mode(0o777)).unwrap();
         assert!(matches!(
-            bind(&open.join("s")),
+            bind(&open.join("s"), Audience::Workloads),
             Err(SocketError::OpenFolder(_))
         ));
         assert!(matches!(
-            bind(Path::new("s")),
+            bind(Path::new("s"), Audience::Workloads),
             Err(SocketError::NotAbsolute(_))
         ));
         let long = dir.path().join("x".repeat(120));
-        assert!(matches!(bind(&long), Err(SocketError::Io { .. })));
+        assert!(matches!(
+            bind(&long, Audience::Workloads),
+            Err(SocketError::Io { .. })
+        ));
     }
 }

@@ -190,6 +190,8 @@ struct Fake {
     mode: Mode,
     /// By name of the subject, before `mode`.
     modes: HashMap<String, Mode>,
+    /// By name of the subject.
+    hints: HashMap<String, String>,
     lifetime: Duration,
     assign_slots: bool,
     /// How long a call takes, and one with relayed tokens.
@@ -204,6 +206,7 @@ impl FakeCa {
         let state = Fake {
             mode: Mode::Good,
             modes: HashMap::new(),
+            hints: HashMap::new(),
             lifetime: Duration::from_hours(1),
             assign_slots: true,
             takes: Duration::from_millis(10),
@@ -228,6 +231,11 @@ impl FakeCa {
 
     pub(crate) fn mode_of(&self, subject: &str, mode: Mode) {
         self.state().modes.insert(subject.to_owned(), mode);
+    }
+
+    pub(crate) fn hint_of(&self, subject: &str, hint: &str) {
+        let hints = &mut self.state().hints;
+        hints.insert(subject.to_owned(), hint.to_owned());
     }
 
     pub(crate) fn lifetime(&self, lifetime: Duration) {
@@ -301,7 +309,12 @@ impl FakeCa {
                 0
             },
             log_index: 0,
-            hint: String::new(),
+            hint: self
+                .state()
+                .hints
+                .get(&name_of(subject))
+                .cloned()
+                .unwrap_or_default(),
             pod_uid,
         })
     }

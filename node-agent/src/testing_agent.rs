@@ -13,10 +13,12 @@ use tonic::transport::{Channel, Endpoint};
 use crate::{
     attest::{Attestor, cgroup::CgroupRoot, proc::Proc},
     ca_client::Entries,
+    clock::Clock,
     connections::{self, Limits},
+    holders::Holders,
     identities::Identities,
     pods::Pods,
-    sds::Sds,
+    sds::{Sds, folders::FolderRule},
     secrets::ManagerOptions,
     socket::{self, BoundSocket},
     testing::{World, trust_domain},
@@ -35,6 +37,7 @@ pub(crate) fn in_pod() -> String {
 
 pub(crate) struct TestAgent {
     pub world: World,
+    pub holders: Holders,
     pub entries: watch::Sender<Option<Arc<Entries>>>,
     path: PathBuf,
     _bound: BoundSocket,
@@ -43,6 +46,10 @@ pub(crate) struct TestAgent {
 
 impl TestAgent {
     pub(crate) fn new(cgroup: &str) -> Self {
+        Self::with_files(cgroup, Vec::new())
+    }
+
+    pub(crate) fn with_files(cgroup: &str, files: Vec<FolderRule>) -> Self {
         let world = World::with(ManagerOptions::default());
         let dir = tempfile::tempdir().unwrap();
         let proc = dir.path().join("proc");
@@ -52,7 +59,7 @@ impl TestAgent {
         std::fs::write(process.join("cgroup"), cgroup).unwrap();
         std::fs::write(process.join("status"), "Groups:\t5 6\n").unwrap();
         let path = dir.path().join("agent.sock");
-        let (listener, bound) = socket::bind(&path).unwrap();
+        let (listener, bound) = socket::bind(&path, socket::Audience::Workloads).unwrap();
         let entries = watch::Sender::new(Some(Arc::default()));
         let identities = Identities {
             manager: world.manager.clone(),
@@ -75,13 +82,20 @@ impl TestAgent {
             world.shutdown.signal(),
         )
         .unwrap();
+        let holders = Holders::new(
+            Arc::clone(&world.clock) as Arc<dyn Clock>,
+            world.metrics.clone(),
+        );
         let sds = Sds {
             identities: identities.clone(),
+            files: files.into(),
+            holders: holders.clone(),
             metrics: world.metrics.clone(),
             shutdown: world.shutdown.signal(),
         };
         let workload_api = WorkloadApi {
             identities,
+            holders: holders.clone(),
             metrics: world.metrics.clone(),
             shutdown: world.shutdown.signal(),
         };
@@ -90,6 +104,7 @@ impl TestAgent {
         tokio::spawn(server);
         Self {
             world,
+            holders,
             entries,
             path,
             _bound: bound,
@@ -103,7 +118,10 @@ impl TestAgent {
             let path = path.clone();
             async move { UnixStream::connect(path).await.map(TokioIo::new) }
         });
+        // A reader that stops reading is to be noticed soon.
         Endpoint::from_static("http://localhost")
+            .initial_stream_window_size(65_535)
+            .initial_connection_window_size(65_535)
             .connect_with_connector(connector)
             .await
             .unwrap()

@@ -1,5 +1,5 @@
-//! The wire protocols as Rust types: `citadel.v1` and `citadel.log.v1` (ours),
-//! `istio.v1.auth`, and the SPIFFE Workload API.
+//! The wire protocols as Rust types: `citadel.v1`, `citadel.agent.v1` and `citadel.log.v1`
+//! (ours), `istio.v1.auth`, and the SPIFFE Workload API.
 //!
 //! The code under `src/gen/` is generated from the `.proto` files beside it and
 //! committed; `tests/generated.rs` fails when the two differ, and
@@ -18,6 +18,18 @@ mod wipe;
 )]
 pub mod v1 {
     include!("gen/citadel.v1.rs");
+}
+
+/// `citadel.agent.v1`: the node agent's own service for administrators.
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::all,
+    clippy::pedantic,
+    clippy::restriction
+)]
+pub mod agent {
+    include!("gen/citadel.agent.v1.rs");
 }
 
 /// `citadel.log.v1`: the entries of the issuance log.
@@ -54,4 +66,7 @@ pub mod istio {
 )]
 pub mod workload {
     include!("gen/_.rs");
+
+    /// The Workload API as an encoded `FileDescriptorSet`, for gRPC reflection.
+    pub const DESCRIPTORS: &[u8] = include_bytes!("gen/workload.bin");
 }

@@ -2,6 +2,8 @@
 
 use std::{error::Error, fs, path::Path};
 
+use prost::Message as _;
+
 /// Messages whose `Debug` is written by hand, since they carry a key or a token.
 const SECRET_MESSAGES: [&str; 4] = [
     ".citadel.v1.RelayedToken",
@@ -10,25 +12,32 @@ const SECRET_MESSAGES: [&str; 4] = [
     ".ValidateJWTSVIDRequest",
 ];
 
-const FILES: [&str; 4] = [
+const FILES: [&str; 5] = [
     "citadel/v1/citadel.proto",
+    "citadel/agent/v1/agent.proto",
     "citadel/log/v1/entry.proto",
     "istio/v1/auth/ca.proto",
     "spiffe/workload.proto",
 ];
 
-const GENERATED: [&str; 4] = [
+const GENERATED: [&str; 5] = [
     "citadel.v1.rs",
+    "citadel.agent.v1.rs",
     "citadel.log.v1.rs",
     "istio.v1.auth.rs",
     "_.rs",
 ];
+
+/// The Workload API as a `FileDescriptorSet`, for gRPC reflection.
+const WORKLOAD: &str = "workload.bin";
 
 #[test]
 fn generated_code_is_current() -> Result<(), Box<dyn Error>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let fresh = tempfile::tempdir()?;
     let descriptors = protox::compile(FILES.map(|file| root.join(file)), [root])?;
+    let workload = protox::compile([root.join("spiffe/workload.proto")], [root])?;
+    fs::write(fresh.path().join(WORKLOAD), workload.encode_to_vec())?;
     let mut config = tonic_prost_build::Config::new();
     config.skip_debug(SECRET_MESSAGES);
     tonic_prost_build::configure()
@@ -39,11 +48,11 @@ fn generated_code_is_current() -> Result<(), Box<dyn Error>> {
     let committed = root.join("src/gen");
     if std::env::var_os("CITADEL_REGENERATE").is_some() {
         fs::create_dir_all(&committed)?;
-        for name in GENERATED {
+        for name in GENERATED.into_iter().chain([WORKLOAD]) {
             fs::copy(fresh.path().join(name), committed.join(name))?;
         }
     }
-    for name in GENERATED {
+    for name in GENERATED.into_iter().chain([WORKLOAD]) {
         let same = fs::read(fresh.path().join(name))? == fs::read(committed.join(name))?;
         assert!(
             same,

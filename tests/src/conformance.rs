@@ -1,13 +1,32 @@
 //! `docs/spiffe-conformance.md` against the tree: a requirement that the document claims
-//! has tests of its number where it says, and no such test is left out of it.
+//! has tests of its number where it says, and no such test is left out of it. The same for
+//! the rules of SDS in its second table.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// The numbers of the standards' checklist.
-const REQUIREMENTS: std::ops::RangeInclusive<u32> = 1..=41;
+/// A numbered checklist.
+struct List {
+    /// How names of tests begin.
+    prefix: &'static str,
+    /// What stands before the number in the document's table.
+    row: &'static str,
+    numbers: std::ops::RangeInclusive<u32>,
+}
 
-const PREFIX: &str = "spiffe_req_";
+/// The standards'.
+const SPIFFE: List = List {
+    prefix: "spiffe_req_",
+    row: "",
+    numbers: 1..=41,
+};
+
+/// Envoy's SDS: our own.
+const SDS: List = List {
+    prefix: "sds_req_",
+    row: "SDS-",
+    numbers: 1..=24,
+};
 
 /// Where tests of a number are: the crate's folder, and the parts of the file's path.
 type Places = BTreeMap<u32, BTreeSet<(String, Vec<String>)>>;
@@ -18,18 +37,22 @@ fn the_document_and_the_tests_name_the_same_requirements() {
     let document = std::fs::read_to_string(root.join("docs/spiffe-conformance.md")).unwrap();
     let mut files = Vec::new();
     rust_files(&root, &mut files);
-    let mut places = Places::new();
-    for file in &files {
-        let text = std::fs::read_to_string(file).unwrap();
-        let path = file.strip_prefix(&root).unwrap();
-        note_tests(path, &text, &mut places);
+    let mut problems = Vec::new();
+    for list in [SPIFFE, SDS] {
+        let mut places = Places::new();
+        for file in &files {
+            let text = std::fs::read_to_string(file).unwrap();
+            let path = file.strip_prefix(&root).unwrap();
+            note_tests(&list, path, &text, &mut places);
+        }
+        problems.extend(differences(&list, &document, &places));
     }
-    let problems = differences(&document, &places);
     assert!(problems.is_empty(), "{}", problems.join("\n"));
 }
 
 /// What is wrong with the document, or with the tests' names.
-fn differences(document: &str, places: &Places) -> Vec<String> {
+fn differences(list: &List, document: &str, places: &Places) -> Vec<String> {
+    let (prefix, row) = (list.prefix, list.row);
     let mut problems = Vec::new();
     let mut claimed = BTreeSet::new();
     for line in document.lines() {
@@ -37,11 +60,12 @@ fn differences(document: &str, places: &Places) -> Vec<String> {
         let [number, _, tests] = cells.as_slice() else {
             continue;
         };
+        let number = number.strip_prefix(row).unwrap_or_default();
         let Ok(number) = number.parse::<u32>() else {
             continue;
         };
         if !claimed.insert(number) {
-            problems.push(format!("{number} has two rows"));
+            problems.push(format!("{row}{number} has two rows"));
         }
         let mentions = mentions(tests);
         let found = places.get(&number).cloned().unwrap_or_default();
@@ -51,7 +75,7 @@ fn differences(document: &str, places: &Places) -> Vec<String> {
             };
             if !found.iter().any(here) {
                 problems.push(format!(
-                    "{number}: no {PREFIX}{number:02}_… in {folder}: {module}"
+                    "{row}{number}: no {prefix}{number:02}_… in {folder}: {module}"
                 ));
             }
         }
@@ -61,23 +85,30 @@ fn differences(document: &str, places: &Places) -> Vec<String> {
                 .any(|(crate_, module)| crate_ == folder && parts.contains(module));
             if !told {
                 let path = parts.join("/");
-                problems.push(format!("{number}: its row leaves out {folder}: {path}"));
+                problems.push(format!(
+                    "{row}{number}: its row leaves out {folder}: {path}"
+                ));
             }
         }
         if found.is_empty() {
-            problems.push(format!("{number}: no test {PREFIX}{number:02}_… anywhere"));
+            problems.push(format!(
+                "{row}{number}: no test {prefix}{number:02}_… anywhere"
+            ));
         }
     }
     for number in places.keys().filter(|number| !claimed.contains(number)) {
-        problems.push(format!("{number}: it has a test, and no row"));
+        problems.push(format!("{row}{number}: it has a test, and no row"));
     }
     let unbuilt = document
         .split_once("Not built yet:")
         .map_or("", |(_, rest)| rest);
     let unbuilt = numbers_in_text(unbuilt);
-    for number in REQUIREMENTS {
-        if !claimed.contains(&number) && !unbuilt.contains(&number) {
-            problems.push(format!("{number}: neither a row nor \"not built yet\""));
+    for number in list.numbers.clone() {
+        let unbuilt = row.is_empty() && unbuilt.contains(&number);
+        if !claimed.contains(&number) && !unbuilt {
+            problems.push(format!(
+                "{row}{number}: neither a row nor \"not built yet\""
+            ));
         }
     }
     problems
@@ -114,7 +145,7 @@ fn numbers_in_text(text: &str) -> BTreeSet<u32> {
 
 /// Notes the tests of a file by their numbers. A function that is no test counts for
 /// nothing.
-fn note_tests(path: &Path, text: &str, places: &mut Places) {
+fn note_tests(list: &List, path: &Path, text: &str, places: &mut Places) {
     let mut parts: Vec<String> = path
         .with_extension("")
         .iter()
@@ -131,14 +162,15 @@ fn note_tests(path: &Path, text: &str, places: &mut Places) {
             .strip_prefix("async ")
             .unwrap_or(line)
             .strip_prefix("fn ");
-        if let Some(name) = name.and_then(|name| name.strip_prefix(PREFIX))
+        if let Some(name) = name.and_then(|name| name.strip_prefix(list.prefix))
             && is_test
         {
             let numbers = numbers_of(name);
             assert!(
                 !numbers.is_empty(),
-                "{}: {PREFIX}{name}: two digits follow",
-                path.display()
+                "{}: {}{name}: two digits follow",
+                path.display(),
+                list.prefix
             );
             for number in numbers {
                 let place = (folder.clone(), parts.clone());
@@ -199,7 +231,8 @@ fn each_kind_of_difference_is_found() {
     let mut places = Places::new();
     let text = "#[test]\nfn spiffe_req_01_to_03_a() {}\n\n/// Why.\n#[tokio::test]\n/// More.\n\
                 async fn spiffe_req_05_07_b() {}\nfn spiffe_req_09_no_test() {}\n";
-    note_tests(Path::new("identity/src/template.rs"), text, &mut places);
+    let path = Path::new("identity/src/template.rs");
+    note_tests(&SPIFFE, path, text, &mut places);
     assert_eq!(places.keys().copied().collect::<Vec<_>>(), [1, 2, 3, 5, 7]);
 
     let rest = "Not built yet: 4, 6 (recommended), 8–41.";
@@ -208,7 +241,7 @@ fn each_kind_of_difference_is_found() {
         .map(|n| row(n, "identity: `template`"))
         .concat();
     let whole = format!("{rows}\n{rest}");
-    assert_eq!(differences(&whole, &places), [""; 0]);
+    assert_eq!(differences(&SPIFFE, &whole, &places), [""; 0]);
     for (changed, problem) in [
         (
             whole.replace(&row(7, "identity: `template`"), ""),
@@ -228,7 +261,27 @@ fn each_kind_of_difference_is_found() {
             "1: its row leaves out identity: src/template",
         ),
     ] {
-        let problems = differences(&changed, &places).join("\n");
+        let problems = differences(&SPIFFE, &changed, &places).join("\n");
         assert!(problems.contains(problem), "{problem}: {problems}");
     }
+
+    // The lists are apart.
+    let mut of_sds = Places::new();
+    let text = "#[test]\nfn sds_req_01_to_24_a() {}\n#[test]\nfn spiffe_req_01_b() {}\n";
+    note_tests(&SDS, Path::new("node-agent/src/sds.rs"), text, &mut of_sds);
+    assert_eq!(of_sds.len(), 24);
+    let row = |number: u32| format!("| SDS-{number} | what | node-agent: `sds` |\n");
+    let rows = (1..=23).map(row).collect::<Vec<_>>().concat();
+    let problems = differences(&SDS, &format!("{rows}{rest}"), &of_sds);
+    assert_eq!(
+        problems,
+        [
+            "SDS-24: it has a test, and no row",
+            "SDS-24: neither a row nor \"not built yet\""
+        ]
+    );
+    assert_eq!(
+        differences(&SPIFFE, &format!("{whole}{rows}"), &places),
+        [""; 0]
+    );
 }

@@ -35,6 +35,16 @@ pub fn envoy_client(mtls: &Mtls<'_>, plain: SocketAddr) -> String {
     replace_once(&text, "spiffe://example.org/example/server", mtls.expected)
 }
 
+/// One of these files, with SDS in its incremental form.
+pub fn by_delta(text: &str) -> String {
+    replace_once(text, "api_type: GRPC", "api_type: DELTA_GRPC")
+}
+
+/// `deploy/envoy/server.yaml` with another bundle than that of the own trust domain.
+pub fn with_bundle(text: &str, name: &str) -> String {
+    replace_once(text, "name: ROOTCA", &format!("name: \"{name}\""))
+}
+
 fn common(text: &str, mtls: &Mtls<'_>, admin: u16) -> String {
     let port = |port: u16| format!("port_value: {port}");
     let text = replace_once(text, &port(admin), &port(mtls.admin.port()));

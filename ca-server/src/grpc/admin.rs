@@ -5,6 +5,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use citadel_identity::serial::Serial;
 use citadel_proto::v1::{self, admin_service_server::AdminService};
+use time::OffsetDateTime;
 use tonic::{Code, Request, Response, Status, transport::server::UdsConnectInfo};
 
 use super::{
@@ -15,6 +16,7 @@ use super::{
 };
 use crate::{
     admission::Lane,
+    caller::unix_ms,
     log::Log,
     store::{Filter, LogIndex, Query, StoreError, StoredEntry, count},
 };
@@ -24,6 +26,7 @@ pub(super) const GET: &str = "citadel.v1.AdminService/GetCertificate";
 pub(super) const LIST: &str = "citadel.v1.AdminService/ListCertificates";
 pub(super) const READ: &str = "citadel.v1.AdminService/ReadLog";
 pub(super) const SEARCH: &str = "citadel.v1.AdminService/SearchLog";
+pub(super) const HOLDERS: &str = "citadel.v1.AdminService/ListHolders";
 pub(super) const COUNT: &str = "citadel.v1.AdminService/CountLog";
 
 /// Pages that one count looks at: then the caller goes on where it ended, and others get their
@@ -162,6 +165,26 @@ impl AdminService for AdminApi {
         self.auditor(GET, &request).await?;
         let stored = self.recorded(&request.into_inner().serial).await?;
         Ok(Response::new(record(stored)))
+    }
+
+    async fn list_holders(
+        &self,
+        request: Request<v1::ListHoldersRequest>,
+    ) -> Result<Response<v1::ListHoldersResponse>, Status> {
+        self.auditor(HOLDERS, &request).await?;
+        let nodes = self.front.holders.list(OffsetDateTime::now_utc());
+        let nodes = nodes
+            .into_iter()
+            .map(|((cluster, node), received)| v1::NodeHolders {
+                cluster,
+                node,
+                received_ms: unix_ms(received.at),
+                report: Some(received.report),
+            });
+        Ok(Response::new(v1::ListHoldersResponse {
+            bundle_sha256: self.front.bundle_sha256(),
+            nodes: nodes.collect(),
+        }))
     }
 
     async fn list_certificates(

@@ -20,12 +20,14 @@ use crate::{
     authn::Credentials,
     authz::{Ask, Denied, Wish},
     caller::{BearerToken, Caller, Role},
+    holders::ReportError,
     issuance::{Item, ItemError},
 };
 
 pub(super) const ATTEST: &str = "citadel.v1.AgentService/AttestAgent";
 pub(super) const ISSUE: &str = "citadel.v1.AgentService/IssueBatch";
 pub(super) const ENTRIES: &str = "citadel.v1.AgentService/StreamEntries";
+pub(super) const REPORT: &str = "citadel.v1.AgentService/ReportHolders";
 pub(super) const BUNDLES: &str = "citadel.v1.AgentService/StreamTrustBundles";
 
 /// An open stream's agent is authenticated again this often: its pod or node may be gone.
@@ -136,6 +138,40 @@ impl AgentService for AgentApi {
             }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    async fn report_holders(
+        &self,
+        request: Request<v1::ReportHoldersRequest>,
+    ) -> Result<Response<v1::ReportHoldersResponse>, Status> {
+        let credentials = credentials(&request)?;
+        let report = request.into_inner().report;
+        let front = &self.0;
+        front
+            .serve(REPORT, &credentials, async {
+                let now = OffsetDateTime::now_utc();
+                let caller = self.agent(&credentials, now).await?;
+                let Role::Agent { cluster, node } = &caller.role else {
+                    return Err(Refusal::no_agent().of(&caller));
+                };
+                let node = (cluster.clone(), node.name.clone());
+                front
+                    .holders
+                    .note(node, report, now)
+                    .map_err(|error| match error {
+                        ReportError::Full => Refusal::new(
+                            Code::ResourceExhausted,
+                            error.to_string(),
+                            "a report of one node more than are kept",
+                        ),
+                        _ => Refusal::invalid(error.to_string()),
+                    })
+                    .map_err(|refusal| refusal.of(&caller))?;
+                Ok(Response::new(v1::ReportHoldersResponse {
+                    server_time_ms: now_ms(),
+                }))
+            })
+            .await
     }
 
     type StreamTrustBundlesStream = Updates<v1::TrustBundlesUpdate>;

@@ -3,7 +3,10 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use citadel_identity::{bundle::BundleSet, crypto, template};
+use citadel_identity::{
+    bundle::{Bundle, BundleSet},
+    crypto, template,
+};
 use citadel_proto::v1;
 use citadel_runtime::{ShutdownSignal, tls::PeerInfo};
 use rustls::pki_types::CertificateDer;
@@ -16,6 +19,7 @@ use crate::{
     admission::{Admission, Lane},
     authn::{Authenticator, AuthnError, Credentials},
     caller::{BearerToken, Caller, unix_ms},
+    holders::Holders,
     issuance::{Issuance, Svid},
     metrics::{Metrics, Stage},
 };
@@ -41,6 +45,8 @@ pub(crate) struct FrontParts {
     pub(crate) bundles: watch::Receiver<Arc<BundleSet>>,
     /// Counts and logs those who get nothing.
     pub(crate) refusals: Arc<Refusals>,
+    /// What agents report of their workloads.
+    pub(crate) holders: Arc<Holders>,
     /// Ends open streams, so that a shutdown does not wait for them.
     pub(crate) shutdown: ShutdownSignal,
 }
@@ -146,6 +152,16 @@ impl Front {
             hint: svid.hint.clone(),
             pod_uid: svid.pod_uid.clone().unwrap_or_default(),
         }
+    }
+
+    /// The hash of the bundle that is handed out now, as holders show it.
+    pub(super) fn bundle_sha256(&self) -> String {
+        let own = self.issuance.line().issuer.trust_domain();
+        let bundles = self.bundles.borrow();
+        bundles
+            .get(own)
+            .map(Bundle::authorities_sha256)
+            .unwrap_or_default()
     }
 
     /// The current trust bundles as citadel.v1 sends them.

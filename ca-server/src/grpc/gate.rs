@@ -30,11 +30,13 @@ use super::{
 use crate::{admission::Lane, authn::AuthnError};
 
 /// The RPCs that are named in the metrics and in the log.
-const KNOWN: [&str; 13] = [
+const KNOWN: [&str; 15] = [
     agent::ATTEST,
     agent::ISSUE,
     agent::ENTRIES,
     agent::BUNDLES,
+    agent::REPORT,
+    admin::HOLDERS,
     workload::ISSUE_SVID,
     istio::CREATE_CERTIFICATE,
     admin::INFO,
@@ -47,7 +49,7 @@ const KNOWN: [&str; 13] = [
 ];
 
 /// Those that only a node's agent may call, by its SVID.
-const FOR_AGENTS: [&str; 3] = [agent::ISSUE, agent::ENTRIES, agent::BUNDLES];
+const FOR_AGENTS: [&str; 4] = [agent::ISSUE, agent::ENTRIES, agent::BUNDLES, agent::REPORT];
 
 /// A gRPC message has its length in front.
 const PREFIX: usize = 5;

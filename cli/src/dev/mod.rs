@@ -87,6 +87,8 @@ struct Facts {
     endpoint: String,
     /// The Workload API's and SDS's socket.
     agent_socket: PathBuf,
+    /// The agent's socket for administrators: `citadel agent status --socket`.
+    agent_admin_socket: PathBuf,
     agent_admin: SocketAddr,
     ca: SocketAddr,
     ca_admin: SocketAddr,
@@ -180,6 +182,7 @@ impl DevArgs {
             spiffe_id: spiffe_id.unwrap_or_default(),
             endpoint: endpoint.to_string(),
             agent_socket,
+            agent_admin_socket: place.agent_admin_socket(),
             agent_admin: addresses.agent_admin,
             ca: addresses.ca,
             ca_admin: addresses.ca_admin,
@@ -199,6 +202,10 @@ impl Facts {
             (
                 "agent's health",
                 format!("http://{}/readyz", self.agent_admin),
+            ),
+            (
+                "administrators",
+                self.agent_admin_socket.display().to_string(),
             ),
             ("data", self.data_dir.display().to_string()),
             ("trust bundle", self.trust_bundle.display().to_string()),

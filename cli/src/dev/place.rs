@@ -44,6 +44,11 @@ impl Place {
         })
     }
 
+    /// The agent's socket for administrators. Its path fits where that of the other does.
+    pub(crate) fn agent_admin_socket(&self) -> PathBuf {
+        self.run.join("admin/sock")
+    }
+
     /// The agent's socket.
     pub(crate) fn agent_socket(&self) -> PathBuf {
         self.run.join(AGENT_SOCKET)

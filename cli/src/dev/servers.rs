@@ -231,6 +231,7 @@ fn agent_config(
         trust_domain: args.trust_domain.clone(),
         cluster: Some(cluster::CLUSTER.to_owned()),
         socket: place.agent_socket(),
+        admin_socket: Some(place.agent_admin_socket()),
         admin_listen: args
             .agent_admin_listen
             .unwrap_or_else(|| args.loopback(AGENT_ADMIN_PORT)),

@@ -233,7 +233,7 @@ fn stored(record: v1::LogRecord) -> StoredEntry {
     }
 }
 
-fn refused(status: &Status) -> Failure {
+pub(crate) fn refused(status: &Status) -> Failure {
     let message = format!("the CA: {}", status.message());
     match status.code() {
         Code::Unauthenticated | Code::PermissionDenied => Failure::denied(message).next(

@@ -16,6 +16,9 @@ mod watch;
 
 use clap::Subcommand;
 
+pub(crate) use auditor::refused;
+pub(crate) use server::{ServerArgs, local as local_channel};
+
 use crate::exit::{Ended, Outcome};
 use crate::output::Format;
 

@@ -43,7 +43,7 @@ pub(crate) struct ServerArgs {
 
 impl ServerArgs {
     /// A channel to this address: `unix:///path` of the CA's local socket, or `host:port`.
-    pub(super) fn channel(&self, address: &str) -> Result<Channel, Failure> {
+    pub(crate) fn channel(&self, address: &str) -> Result<Channel, Failure> {
         if address.starts_with("unix:") {
             let parsed = address
                 .parse()
@@ -71,7 +71,7 @@ impl ServerArgs {
     }
 
     /// The token, as a header.
-    pub(super) fn authorization(&self) -> Result<Option<MetadataValue<Ascii>>, Failure> {
+    pub(crate) fn authorization(&self) -> Result<Option<MetadataValue<Ascii>>, Failure> {
         let Some(path) = &self.token_file else {
             return Ok(None);
         };
@@ -87,8 +87,8 @@ fn no_token(path: &Path) -> Failure {
     Failure::usage(format!("{} holds no token", path.display()))
 }
 
-/// Over the socket, which serves root and the CA's own user.
-fn local(socket: PathBuf) -> Channel {
+/// Over a socket for administrators.
+pub(crate) fn local(socket: PathBuf) -> Channel {
     let connector = tower::service_fn(move |_: Uri| {
         let socket = socket.clone();
         async move { UnixStream::connect(socket).await.map(TokioIo::new) }

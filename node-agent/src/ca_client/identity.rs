@@ -20,6 +20,8 @@ pub(super) struct AgentSvid {
     pub id: SpiffeId,
     pub plan: Plan,
     pub received: Instant,
+    /// Its end by the CA's clock, seconds since the epoch.
+    pub not_after: i64,
     certified: Arc<CertifiedKey>,
 }
 
@@ -71,6 +73,7 @@ impl AgentSvid {
             id,
             plan: Plan::new(server_ms, not_after, answer.renew_at, jitter),
             received: Instant::now(),
+            not_after,
             certified: Arc::new(certified),
         })
     }

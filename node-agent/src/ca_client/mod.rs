@@ -5,6 +5,7 @@ mod entries;
 #[cfg(test)]
 mod hostile_answers;
 mod identity;
+mod reports;
 mod session;
 mod skew;
 mod streams;
@@ -18,7 +19,7 @@ use citadel_proto::v1::{IssueItem, IssueResult};
 
 pub use conflicts::{Conflict, ConflictKind};
 pub use entries::{Entries, Ignored, NodeEntry};
-pub use session::{Session, SessionConfig};
+pub use session::{Session, SessionConfig, Standing};
 pub use token::{FileToken, TokenSource};
 pub use trust::{FirstTrust, TrustError};
 

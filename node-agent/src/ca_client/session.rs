@@ -3,14 +3,14 @@
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
 };
 
 use async_trait::async_trait;
-use citadel_identity::{TrustDomain, key::WorkloadKey};
+use citadel_identity::{SpiffeId, TrustDomain, key::WorkloadKey};
 use citadel_proto::v1::{
     AttestAgentRequest, AttestAgentResponse, EntriesUpdate, IssueBatchRequest, IssueItem,
     agent_service_client::AgentServiceClient,
@@ -22,6 +22,7 @@ use citadel_runtime::{
 };
 use rand::Rng;
 use rustls::{ClientConfig, client::ResolvesClientCert};
+use time::OffsetDateTime;
 use tokio::{
     sync::{Notify, watch},
     time::Instant,
@@ -80,6 +81,27 @@ pub struct Session {
     prove_anew: Notify,
     unreachable_in_a_row: AtomicU32,
     last_trouble: Mutex<String>,
+    last_call: Mutex<LastCall>,
+}
+
+/// How the calls under the agent's SVID went.
+#[derive(Debug, Default, Clone)]
+struct LastCall {
+    /// When one last succeeded.
+    contact: Option<OffsetDateTime>,
+    /// What was wrong with the last one, if it failed.
+    trouble: Option<String>,
+}
+
+/// How the agent stands with its CA.
+#[derive(Debug, Clone, Default)]
+pub struct Standing {
+    /// The agent's own identity, and its end by the CA's clock, seconds since the epoch.
+    pub identity: Option<(SpiffeId, i64)>,
+    /// When a call last succeeded, by this machine's clock.
+    pub contact: Option<OffsetDateTime>,
+    /// What is wrong now.
+    pub trouble: Option<String>,
 }
 
 /// A connection to the CA under one SVID of the agent.
@@ -128,7 +150,33 @@ impl Session {
             prove_anew: Notify::new(),
             unreachable_in_a_row: AtomicU32::new(0),
             last_trouble: Mutex::new("the CA was not reached yet".to_owned()),
+            last_call: Mutex::default(),
         })
+    }
+
+    /// How the agent stands with its CA.
+    pub fn standing(&self) -> Standing {
+        let LastCall { contact, trouble } = self.last_call().clone();
+        let link = self.link.borrow().clone();
+        let Some(link) = link else {
+            let trouble = self.last_trouble.lock();
+            let trouble = trouble.unwrap_or_else(PoisonError::into_inner).clone();
+            return Standing {
+                trouble: Some(trouble),
+                ..Standing::default()
+            };
+        };
+        Standing {
+            identity: Some((link.svid.id.clone(), link.svid.not_after)),
+            contact,
+            trouble,
+        }
+    }
+
+    fn last_call(&self) -> MutexGuard<'_, LastCall> {
+        self.last_call
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The bundles that the CA sent; `None` before first contact.
@@ -139,6 +187,10 @@ impl Session {
     /// The entries of this node; `None` before the CA sent them.
     pub fn entries(&self) -> watch::Receiver<Option<Arc<Entries>>> {
         self.entries.subscribe()
+    }
+
+    pub(super) fn trust_domain(&self) -> &TrustDomain {
+        &self.config.trust_domain
     }
 
     pub(super) fn links(&self) -> watch::Receiver<Option<Arc<Link>>> {
@@ -187,7 +239,7 @@ impl Session {
                     );
                     failures = 0;
                     self.refused.store(false, Ordering::Relaxed);
-                    self.unreachable_in_a_row.store(0, Ordering::Relaxed);
+                    self.note_call(Ok(()));
                     self.ready.set_ready();
                     let wait = link.svid.plan.renew_in;
                     held = Some(Arc::clone(&link.svid));
@@ -307,6 +359,16 @@ impl Session {
 
     /// Notes how a call under the agent's SVID ended.
     pub(super) fn note_call(&self, outcome: Result<(), &CaError>) {
+        {
+            let mut last = self.last_call();
+            match outcome {
+                Ok(()) => {
+                    last.contact = Some(self.clock.now());
+                    last.trouble = None;
+                }
+                Err(error) => last.trouble = Some(error.to_string()),
+            }
+        }
         match outcome {
             Ok(()) => self.unreachable_in_a_row.store(0, Ordering::Relaxed),
             Err(CaError::Refused(_)) => {

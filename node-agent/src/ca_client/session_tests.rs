@@ -8,8 +8,9 @@ use citadel_identity::{
     verify,
 };
 use citadel_proto::v1::{
-    EntriesUpdate, EntryRecord, IssueBatchResponse, StreamEntriesRequest,
-    StreamTrustBundlesRequest, TrustBundle, TrustBundlesUpdate, X509Svid,
+    EntriesUpdate, EntryRecord, HoldersReport, IssueBatchResponse, ReportHoldersRequest,
+    ReportHoldersResponse, StreamEntriesRequest, StreamTrustBundlesRequest, TrustBundle,
+    TrustBundlesUpdate, X509Svid,
     agent_service_server::{AgentService, AgentServiceServer},
 };
 use citadel_runtime::{
@@ -28,6 +29,7 @@ use tonic::{Response, transport::Server};
 use super::*;
 use crate::{
     clock::SystemClock,
+    holders::Holders,
     testing::{Pki, trust_domain},
     testing_agent::soon,
 };
@@ -44,10 +46,11 @@ enum By {
     Nothing,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 enum Event {
     Attest(By, Option<String>),
     Batch(By),
+    Report(By, HoldersReport),
 }
 
 /// A CA as small as can be, over real TLS.
@@ -130,6 +133,18 @@ impl AgentService for TestCa {
         let results = vec![IssueResultOf::default(); request.get_ref().items.len()];
         Ok(Response::new(IssueBatchResponse {
             results,
+            server_time_ms: now_ms(),
+        }))
+    }
+
+    async fn report_holders(
+        &self,
+        request: Request<ReportHoldersRequest>,
+    ) -> Result<Response<ReportHoldersResponse>, Status> {
+        let by = Self::by(&request);
+        let report = request.into_inner().report.unwrap();
+        self.events.send(Event::Report(by, report)).unwrap();
+        Ok(Response::new(ReportHoldersResponse {
             server_time_ms: now_ms(),
         }))
     }
@@ -470,4 +485,26 @@ async fn bundles_follow_the_ca_and_an_empty_one_is_not_taken() {
         session.bundles().borrow().as_ref().unwrap().iter().count(),
         1
     );
+}
+
+#[tokio::test]
+async fn what_workloads_run_on_is_reported_under_the_agents_svid() {
+    let mut running = Running::start(CA_ID).await;
+    let (session, _) = running.session(running.bundle_file());
+    let holders = Holders::new(Arc::new(SystemClock), Metrics::default());
+    let reporting = Arc::clone(&session);
+    let shutdown = running.shutdown.signal();
+    tokio::spawn(async move { reporting.report(holders, shutdown).await });
+    let bundle = crypto::sha256(&running.ca.pki.root());
+    let report = loop {
+        if let Event::Report(by, report) = running.event().await {
+            assert_eq!(by, By::Svid(AGENT_ID.into()));
+            break report;
+        }
+    };
+    assert_eq!(report.bundle_sha256, hex::encode(bundle));
+    assert!(report.complete && report.behind == 0 && report.bundles.is_empty());
+    let standing = session.standing();
+    assert_eq!(standing.identity.unwrap().0.to_string(), AGENT_ID);
+    assert!(standing.contact.is_some() && standing.trouble.is_none());
 }

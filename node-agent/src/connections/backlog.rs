@@ -105,7 +105,7 @@ mod tests {
             std::fs::write(process.join("cgroup"), "0::/\n").unwrap();
             std::fs::write(process.join("status"), "Groups:\t\n").unwrap();
             let socket = dir.path().join("agent.sock");
-            let (listener, bound) = socket::bind(&socket).unwrap();
+            let (listener, bound) = socket::bind(&socket, socket::Audience::Workloads).unwrap();
             let mut attestor = Attestor::new(Proc::new(&proc), CgroupRoot::new("/"));
             attestor.pidfds = false;
             let backlog = Backlog::new(listener, Some(attestor.proc.clone())).unwrap();
@@ -190,7 +190,7 @@ mod tests {
     async fn where_the_kernel_has_pidfds_nobody_looks_at_the_time() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("agent.sock");
-        let (listener, _bound) = socket::bind(&path).unwrap();
+        let (listener, _bound) = socket::bind(&path, socket::Audience::Workloads).unwrap();
         let mut backlog = Backlog::new(listener, None).unwrap();
         let _client = StdStream::connect(&path).unwrap();
         let (stream, after) = backlog.accept().await.unwrap();

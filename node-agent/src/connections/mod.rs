@@ -6,6 +6,7 @@
 
 mod backlog;
 mod peers;
+mod reasons;
 
 use std::{
     io,
@@ -28,6 +29,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
 
+pub(crate) use self::reasons::REASONS;
 use self::{
     backlog::Backlog,
     peers::{PeerSlot, Peers},
@@ -181,12 +183,14 @@ impl Acceptor {
             match accepted {
                 // Dropped above the limit: in the kernel's queue a connection would only
                 // grow old, and outlive the process that made it.
-                Ok((stream, after)) => match Arc::clone(&slots).try_acquire_owned() {
-                    Ok(slot) => {
+                Ok((stream, after)) => {
+                    if let Ok(slot) = Arc::clone(&slots).try_acquire_owned() {
                         tokio::spawn(self.clone().admit(stream, after, slot));
+                    } else {
+                        self.metrics.peer_refused(reasons::FULL);
+                        self.drop_one("the agent has as many connections as it may");
                     }
-                    Err(_) => self.drop_one("the agent has as many connections as it may"),
-                },
+                }
                 Err(error) => {
                     // Out of file descriptors, most likely: some will close.
                     tracing::warn!(%error, "a connection could not be accepted");
@@ -211,6 +215,7 @@ impl Acceptor {
         let attested = tokio::time::timeout(deadline, attesting).await;
         let Ok(Ok((stream, attested))) = attested else {
             // The stream went with the thread that is stuck: closed when it returns.
+            self.metrics.peer_refused(reasons::DEADLINE);
             return self.drop_one("the peer could not be attested within the deadline");
         };
         let admitted = attested.and_then(|peer| match self.peers.enter(peer.principal()) {
@@ -228,6 +233,7 @@ impl Acceptor {
             }
             Err(reason) => {
                 drop(slot);
+                self.metrics.peer_refused(reasons::of(&reason));
                 let Some(room) = self.room_for(&reason) else {
                     return self.drop_one(&reason.to_string());
                 };

@@ -38,7 +38,7 @@ fn serve(limits: &Limits) -> Socket {
 fn serve_on(proc: &Path, limits: &Limits) -> Socket {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("agent.sock");
-    let (listener, bound) = socket::bind(&path).unwrap();
+    let (listener, bound) = socket::bind(&path, socket::Audience::Workloads).unwrap();
     let attestor = Attestor::new(Proc::new(proc), CgroupRoot::new("/"));
     let shutdown = Shutdown::new();
     let metrics = Metrics::default();
@@ -146,7 +146,7 @@ async fn a_callers_end_is_noticed() {
 async fn a_process_that_ended_before_it_was_attested_gets_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("agent.sock");
-    let (listener, _bound) = socket::bind(&path).unwrap();
+    let (listener, _bound) = socket::bind(&path, socket::Audience::Workloads).unwrap();
     let mut child = Elsewhere::new();
     child.connect(&path);
     let (stream, _) = listener.accept().await.unwrap();

@@ -1,5 +1,6 @@
-//! The state of one `StreamSecrets` stream (state of the world). No I/O, no clock: what
-//! arrived and what is ready goes in, what to send comes out.
+//! The state of one `StreamSecrets` stream (state of the world), and what it has in common
+//! with one of `DeltaSecrets`. No I/O, no clock: what arrived and what is ready goes in,
+//! what to send comes out.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -42,6 +43,46 @@ pub trait Ready {
     /// The version of what `name` stands for; `None` if it is unknown, not ready, or
     /// not for this caller.
     fn version_of(&self, name: &str) -> Option<String>;
+
+    /// True where the CA's own word is that there is nothing of this name for this caller
+    /// (any more). Never because something is late, unreachable or expired.
+    fn is_gone(&self, name: &str) -> bool;
+}
+
+/// The names of responses, unlike those of any other stream.
+#[derive(Debug)]
+pub(super) struct Nonces {
+    prefix: String,
+    used: u64,
+}
+
+impl Nonces {
+    pub(super) fn new(seed: [u8; 4]) -> Self {
+        Self {
+            prefix: hex::encode(seed),
+            used: 0,
+        }
+    }
+
+    pub(super) fn next(&mut self) -> String {
+        self.used += 1;
+        format!("{}-{}", self.prefix, self.used)
+    }
+}
+
+/// Whether these names may stand in one request.
+pub(super) fn check_names<'n>(
+    names: impl ExactSizeIterator<Item = &'n String>,
+) -> Result<(), ProtocolError> {
+    if names.len() > MAX_NAMES {
+        return Err(ProtocolError::TooManyNames);
+    }
+    for name in names {
+        if name.len() > MAX_NAME {
+            return Err(ProtocolError::NameTooLong);
+        }
+    }
+    Ok(())
 }
 
 /// A response to send.
@@ -71,8 +112,7 @@ pub enum Meaning {
 /// The state of a stream.
 #[derive(Debug)]
 pub struct Stream {
-    nonce_prefix: String,
-    pushes: u64,
+    nonces: Nonces,
     subscribed: BTreeSet<String>,
     /// What the client was sent, and not sent anything newer.
     sent: BTreeMap<String, String>,
@@ -83,6 +123,7 @@ pub struct Stream {
 struct Last {
     nonce: String,
     version: String,
+    resources: BTreeMap<String, String>,
     answer: Answer,
 }
 
@@ -97,8 +138,7 @@ impl Stream {
     /// `seed` makes the nonces of this stream unlike those of any other.
     pub fn new(seed: [u8; 4]) -> Self {
         Self {
-            nonce_prefix: hex::encode(seed),
-            pushes: 0,
+            nonces: Nonces::new(seed),
             subscribed: BTreeSet::new(),
             sent: BTreeMap::new(),
             last: None,
@@ -107,12 +147,7 @@ impl Stream {
 
     /// Takes a request. Call [`Self::push`] after it, unless it was stale.
     pub fn request(&mut self, request: Request) -> Result<Meaning, ProtocolError> {
-        if request.names.len() > MAX_NAMES {
-            return Err(ProtocolError::TooManyNames);
-        }
-        if request.names.iter().any(|name| name.len() > MAX_NAME) {
-            return Err(ProtocolError::NameTooLong);
-        }
+        check_names(request.names.iter())?;
         let meaning = match &mut self.last {
             Some(last) if request.nonce == last.nonce => last.answered(request.refused),
             Some(last) if request.nonce.is_empty() => {
@@ -148,15 +183,15 @@ impl Stream {
         {
             return None;
         }
-        self.pushes += 1;
         let push = Push {
             version: version_of_all(&now),
-            nonce: format!("{}-{}", self.nonce_prefix, self.pushes),
+            nonce: self.nonces.next(),
             names: now.keys().cloned().collect(),
         };
         self.last = Some(Last {
             nonce: push.nonce.clone(),
             version: push.version.clone(),
+            resources: now.clone(),
             answer: Answer::Awaited,
         });
         // A secret that is gone for now was not taken away from the client: it comes
@@ -170,7 +205,18 @@ impl Stream {
         self.subscribed.iter().map(String::as_str)
     }
 
-    /// The version and answer of the last response: (version, acknowledged).
+    /// Whether `name` is asked for.
+    pub fn asks_for(&self, name: &str) -> bool {
+        self.subscribed.contains(name)
+    }
+
+    /// What the last response held: names and versions.
+    pub fn last_sent(&self) -> impl Iterator<Item = (&str, &str)> {
+        let resources = self.last.iter().flat_map(|last| &last.resources);
+        resources.map(|(name, version)| (name.as_str(), version.as_str()))
+    }
+
+    /// The version of the last response, if it was acknowledged.
     pub fn acknowledged(&self) -> Option<&str> {
         self.last
             .as_ref()

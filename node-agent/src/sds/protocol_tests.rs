@@ -22,6 +22,10 @@ impl Ready for World {
     fn version_of(&self, name: &str) -> Option<String> {
         self.0.get(name).cloned()
     }
+
+    fn is_gone(&self, _: &str) -> bool {
+        unreachable!("the state of the world takes nothing away")
+    }
 }
 
 fn names<const N: usize>(names: [&str; N]) -> Vec<String> {
@@ -57,7 +61,7 @@ fn stream() -> Stream {
 }
 
 #[test]
-fn what_is_ready_is_answered_and_an_ack_is_not() {
+fn sds_req_02_03_what_is_ready_is_answered_and_an_ack_is_not() {
     let world = World::of([("default", "1")]);
     let mut stream = stream();
     assert_eq!(stream.request(first(["default"])), Ok(Meaning::Subscribed));
@@ -76,7 +80,7 @@ fn what_is_ready_is_answered_and_an_ack_is_not() {
 }
 
 #[test]
-fn new_content_is_pushed_with_a_new_version_and_nonce() {
+fn sds_req_02_05_new_content_is_pushed_with_a_new_version_and_nonce() {
     let mut stream = stream();
     stream.request(first(["default"])).unwrap();
     let one = stream.push(&World::of([("default", "1")])).unwrap();
@@ -94,7 +98,7 @@ fn new_content_is_pushed_with_a_new_version_and_nonce() {
 }
 
 #[test]
-fn a_refusal_is_told_once_and_not_retried() {
+fn sds_req_04_a_refusal_is_told_once_and_not_retried() {
     let world = World::of([("default", "1")]);
     let mut stream = stream();
     stream.request(first(["default"])).unwrap();
@@ -115,7 +119,7 @@ fn a_refusal_is_told_once_and_not_retried() {
 }
 
 #[test]
-fn a_name_that_is_not_ready_holds_nothing_up_and_follows_at_once() {
+fn sds_req_07_08_a_name_that_is_not_ready_holds_nothing_up_and_follows_at_once() {
     let mut world = World::of([("default", "1")]);
     let mut stream = stream();
     stream
@@ -145,7 +149,7 @@ fn a_name_that_becomes_ready_later_is_pushed() {
 }
 
 #[test]
-fn changed_names_are_a_new_subscription() {
+fn sds_req_06_changed_names_are_a_new_subscription() {
     let world = World::of([("a", "1"), ("b", "1")]);
     let mut stream = stream();
     stream.request(first(["a"])).unwrap();
@@ -174,7 +178,7 @@ fn without_names_nothing_is_sent() {
 }
 
 #[test]
-fn a_strange_nonce_at_the_start_is_stale() {
+fn sds_req_05_a_strange_nonce_at_the_start_is_stale() {
     let mut stream = stream();
     let request = Request {
         nonce: "of another stream".into(),
@@ -204,7 +208,7 @@ fn a_client_that_starts_over_is_served_again_but_not_in_a_loop() {
 }
 
 #[test]
-fn versions_derive_from_content() {
+fn sds_req_09_versions_derive_from_content() {
     let world = World::of([("default", "1"), ("ROOTCA", "r")]);
     let version = |seed| {
         let mut stream = Stream::new([seed; 4]);
@@ -225,7 +229,7 @@ fn versions_derive_from_content() {
 }
 
 #[test]
-fn a_vanished_secret_is_not_pushed_away() {
+fn sds_req_24_a_vanished_secret_is_not_pushed_away() {
     let mut stream = stream();
     stream.request(first(["a", "b"])).unwrap();
     stream.push(&World::of([("a", "1"), ("b", "1")])).unwrap();
@@ -241,7 +245,7 @@ fn a_vanished_secret_is_not_pushed_away() {
 }
 
 #[test]
-fn sizes_are_bounded() {
+fn sds_req_19_sizes_are_bounded() {
     let many = Request {
         names: (0..=MAX_NAMES).map(|n| n.to_string()).collect(),
         ..Request::default()
@@ -282,7 +286,7 @@ proptest! {
     /// was asked for and nothing else, nonces are never used twice, and right after a
     /// push there is nothing more to say (no loop).
     #[test]
-    fn a_stream_stays_sane(steps in steps()) {
+    fn sds_req_10_a_stream_stays_sane(steps in steps()) {
         let mut stream = stream();
         let mut world = World::default();
         let mut nonces = vec![String::new()];

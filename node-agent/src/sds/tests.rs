@@ -12,10 +12,11 @@ use envoy_types::pb::{
     google::rpc,
 };
 use prost::Message as _;
-use tokio::sync::mpsc::Sender;
+use tokio::sync::mpsc::{self, Sender};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
-use super::*;
+use super::{content::type_url, *};
 use crate::{
     testing::Mode,
     testing_agent::{POD, STREAMS, TestAgent, in_pod, nothing_from, soon, this_user},
@@ -119,7 +120,7 @@ fn text(source: Option<envoy_types::pb::envoy::config::core::v3::DataSource>) ->
 }
 
 #[tokio::test]
-async fn certificate_and_roots_come_as_envoy_wants_them() {
+async fn sds_req_11_certificate_and_roots_come_as_envoy_wants_them() {
     let agent = TestAgent::new(&in_pod());
     let mut proxy = Proxy::start(&agent, wants(&["default", "ROOTCA"])).await;
     let mut response = proxy.next().await;
@@ -152,7 +153,7 @@ async fn certificate_and_roots_come_as_envoy_wants_them() {
 }
 
 #[tokio::test]
-async fn an_exact_id_is_only_for_those_who_have_it() {
+async fn sds_req_11_12_an_exact_id_is_only_for_those_who_have_it() {
     let agent = TestAgent::new(&in_pod());
     let own = format!("spiffe://example.org/pod/{POD}");
     let others = "spiffe://example.org/pod/another";
@@ -168,7 +169,7 @@ async fn an_exact_id_is_only_for_those_who_have_it() {
 }
 
 #[tokio::test]
-async fn an_unknown_name_beside_a_known_one_costs_nothing() {
+async fn sds_req_07_an_unknown_name_beside_a_known_one_costs_nothing() {
     let agent = TestAgent::new(&in_pod());
     let mut proxy = Proxy::start(&agent, wants(&["nonsense", "default"])).await;
     assert_eq!(names(&proxy.next().await), ["default"]);
@@ -177,7 +178,7 @@ async fn an_unknown_name_beside_a_known_one_costs_nothing() {
 }
 
 #[tokio::test]
-async fn a_name_that_becomes_ready_later_is_pushed() {
+async fn sds_req_08_a_name_that_becomes_ready_later_is_pushed() {
     let agent = TestAgent::new(&in_pod());
     agent.world.ca.mode(Mode::Down);
     let mut proxy = Proxy::start(&agent, wants(&["default"])).await;
@@ -187,7 +188,7 @@ async fn a_name_that_becomes_ready_later_is_pushed() {
 }
 
 #[tokio::test]
-async fn a_renewal_is_pushed_and_acknowledgements_are_not_answered() {
+async fn sds_req_03_08_a_renewal_is_pushed_and_acknowledgements_are_not_answered() {
     let agent = TestAgent::new(&in_pod());
     agent.world.ca.lifetime(std::time::Duration::from_secs(4));
     let mut proxy = Proxy::start(&agent, wants(&["default"])).await;
@@ -203,7 +204,7 @@ async fn a_renewal_is_pushed_and_acknowledgements_are_not_answered() {
 }
 
 #[tokio::test]
-async fn a_refusal_is_counted_and_not_answered_with_the_same_again() {
+async fn sds_req_04_a_refusal_is_counted_and_not_answered_with_the_same_again() {
     let agent = TestAgent::new(&in_pod());
     let mut proxy = Proxy::start(&agent, wants(&["default"])).await;
     let response = proxy.next().await;
@@ -227,7 +228,7 @@ async fn a_refusal_is_counted_and_not_answered_with_the_same_again() {
 }
 
 #[tokio::test]
-async fn who_has_no_identity_is_denied() {
+async fn sds_req_22_who_has_no_identity_is_denied() {
     let agent = TestAgent::new("0::/\n");
     let mut proxy = Proxy::start(&agent, wants(&["default"])).await;
     assert_eq!(proxy.end().await.code(), Code::PermissionDenied);
@@ -290,7 +291,7 @@ fn token_of(pod: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_relayed_token_gives_its_pods_identity_to_who_is_in_no_pod() {
+async fn sds_req_23_a_relayed_token_gives_its_pods_identity_to_who_is_in_no_pod() {
     let agent = TestAgent::new("0::/\n");
     let token = token_of("some-pod");
     let mut proxy = Proxy::with(&agent, wants(&["default"]), Some(&token))
@@ -306,7 +307,7 @@ async fn a_relayed_token_gives_its_pods_identity_to_who_is_in_no_pod() {
 }
 
 #[tokio::test]
-async fn a_relayed_token_of_another_pod_than_the_peers_is_refused() {
+async fn sds_req_23_a_relayed_token_of_another_pod_than_the_peers_is_refused() {
     let agent = TestAgent::new(&in_pod());
     let other = token_of("some-pod");
     let refused = Proxy::with(&agent, wants(&["default"]), Some(&other))
@@ -328,7 +329,7 @@ async fn a_relayed_token_of_another_pod_than_the_peers_is_refused() {
 }
 
 #[tokio::test]
-async fn another_type_and_too_many_names_end_the_stream() {
+async fn sds_req_01_19_another_type_and_too_many_names_end_the_stream() {
     let agent = TestAgent::new(&in_pod());
     let other = DiscoveryRequest {
         type_url: "type.googleapis.com/x".into(),
@@ -350,7 +351,7 @@ async fn another_type_and_too_many_names_end_the_stream() {
 }
 
 #[tokio::test]
-async fn fetch_answers_once() {
+async fn sds_req_21_fetch_answers_once() {
     let agent = TestAgent::new(&in_pod());
     let mut sds = client(&agent).await;
     let response = sds
@@ -367,17 +368,11 @@ async fn fetch_answers_once() {
     assert_eq!(names(&beside), ["default"]);
     let unknown = sds.fetch_secrets(wants(&["nonsense"])).await.unwrap_err();
     assert_eq!(unknown.code(), Code::NotFound);
-    let (_requests, receiver) = mpsc::channel::<DeltaDiscoveryRequest>(1);
-    let delta = sds
-        .delta_secrets(ReceiverStream::new(receiver))
-        .await
-        .unwrap_err();
-    assert_eq!(delta.code(), Code::Unimplemented);
 }
 
 /// 64 KB is a lot for a proxy to say, and not for a server to keep.
 #[tokio::test]
-async fn a_message_over_64_kb_is_refused_and_one_below_is_not() {
+async fn sds_req_19_a_message_over_64_kb_is_refused_and_one_below_is_not() {
     let agent = TestAgent::new(&in_pod());
     let padded = |bytes: usize| DiscoveryRequest {
         error_detail: Some(rpc::Status {
@@ -399,7 +394,7 @@ async fn a_message_over_64_kb_is_refused_and_one_below_is_not() {
 }
 
 #[tokio::test]
-async fn a_connection_has_only_so_many_streams() {
+async fn sds_req_19_a_connection_has_only_so_many_streams() {
     let agent = TestAgent::new(&in_pod());
     let channel = agent.connect().await;
     let open = || {

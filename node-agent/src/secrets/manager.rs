@@ -46,6 +46,19 @@ pub enum State {
 /// A watch on one secret; while it is held, the secret is renewed.
 pub type Subscription = watch::Receiver<State>;
 
+/// A secret as administrators see it.
+#[derive(Debug, Clone)]
+pub struct Held {
+    /// What it is held for.
+    pub subject: String,
+    /// The certificate; none while the first one is awaited.
+    pub svid: Option<Arc<Svid>>,
+    /// When the CA is asked next.
+    pub due_in: Duration,
+    /// Failures in a row.
+    pub failures: u32,
+}
+
 /// Why there is no subscription now. Later there may be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NotNow {
@@ -153,6 +166,13 @@ impl SecretManager {
         }
     }
 
+    /// What is held or awaited, the next to be renewed first.
+    pub fn held(&self) -> Vec<Held> {
+        let mut held: Vec<Held> = self.shared.table().held(Instant::now()).collect();
+        held.sort_by_key(|secret| secret.due_in);
+        held
+    }
+
     /// Renews until the shutdown. One task, started once.
     pub async fn run(self, shutdown: ShutdownSignal) {
         let shared = self.shared;
@@ -226,9 +246,19 @@ impl Shared {
         let (waiting, prepared) = (table.waiting_for_use(), table.take_prepared());
         let held = table.values().filter_map(|entry| entry.held.as_ref());
         let ends: Vec<i64> = held.map(|svid| svid.not_after.unix_timestamp()).collect();
+        let next = [Lane::Own, Lane::Tokens]
+            .iter()
+            .filter_map(|lane| table.next_due(*lane))
+            .min();
         drop(table);
-        self.metrics.holding(ends.len(), ends.iter().min().copied());
         self.metrics.prepared(waiting, prepared);
+        let next = next.map(|due| {
+            let in_seconds = due.saturating_duration_since(Instant::now()).as_secs();
+            let in_seconds = i64::try_from(in_seconds).unwrap_or(i64::MAX);
+            self.clock.now().unix_timestamp().saturating_add(in_seconds)
+        });
+        self.metrics
+            .holding(ends.len(), ends.iter().min().copied(), next);
     }
 }
 

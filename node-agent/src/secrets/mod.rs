@@ -15,6 +15,6 @@ mod table;
 pub mod timing;
 
 pub use key::{SecretKey, Wanted};
-pub use manager::{ManagerOptions, NotNow, SecretManager, State, Subscription};
+pub use manager::{Held, ManagerOptions, NotNow, SecretManager, State, Subscription};
 pub use svid::{Svid, SvidError};
 pub(crate) use table::Prepared;

@@ -9,6 +9,7 @@ use time::OffsetDateTime;
 use tokio::time::Instant;
 
 use super::timing::Plan;
+use crate::holders;
 
 /// An X.509-SVID that is held. The key wipes itself and prints nothing.
 #[derive(Debug)]
@@ -129,6 +130,16 @@ impl Svid {
             received: expected.received,
             received_at: expected.received_at,
         })
+    }
+
+    /// For the count of who runs on what.
+    pub fn holding(&self) -> holders::Content {
+        holders::Content::Svid {
+            spiffe_id: self.id.to_string(),
+            serial: self.serial.clone(),
+            not_after: self.not_after.unix_timestamp(),
+            pod_uid: self.pod_uid.clone(),
+        }
     }
 
     pub(super) fn expires(&self) -> Instant {

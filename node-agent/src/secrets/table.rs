@@ -7,7 +7,7 @@ use tokio::{sync::watch, time::Instant};
 
 use super::{
     key::{SecretKey, Wanted},
-    manager::{NotNow, State},
+    manager::{Held, NotNow, State},
     quota::{Place, Quota},
     refusals::Refusals,
     svid::Svid,
@@ -120,6 +120,16 @@ impl Table {
 
     pub(super) fn values(&self) -> impl Iterator<Item = &Entry> {
         self.entries.values()
+    }
+
+    /// What is held or awaited, and when the CA is asked for it next.
+    pub(super) fn held(&self, now: Instant) -> impl Iterator<Item = Held> + '_ {
+        self.entries.iter().map(move |(key, entry)| Held {
+            subject: key.to_string(),
+            svid: entry.held.clone(),
+            due_in: entry.due.saturating_duration_since(now),
+            failures: entry.failures,
+        })
     }
 
     /// Someone wants a secret: the one that is there, or a new one, due at once.

@@ -17,6 +17,9 @@ use crate::identities::Snapshot;
 
 /// A message that shows a snapshot.
 pub(super) trait Answer: Sized + Send + 'static {
+    /// Whether there are SVIDs in it, not bundles alone.
+    const WITH_SVIDS: bool;
+
     /// The message. `own` is the caller's trust domain.
     fn of(snapshot: &Snapshot, own: &TrustDomain) -> Self;
 
@@ -45,6 +48,8 @@ impl PartialEq for Shown {
 }
 
 impl Answer for X509svidResponse {
+    const WITH_SVIDS: bool = true;
+
     fn of(snapshot: &Snapshot, own: &TrustDomain) -> Self {
         let bundle = snapshot
             .bundles
@@ -83,6 +88,8 @@ impl Answer for X509svidResponse {
 }
 
 impl Answer for X509BundlesResponse {
+    const WITH_SVIDS: bool = false;
+
     fn of(snapshot: &Snapshot, _: &TrustDomain) -> Self {
         Self {
             crl: Vec::new(),

@@ -1,6 +1,8 @@
 //! The SPIFFE Workload API: its X.509 part.
 
 mod answer;
+pub(crate) mod reflection;
+mod sent;
 
 use std::pin::Pin;
 
@@ -16,12 +18,19 @@ use tokio::{sync::mpsc, time::Instant};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Extensions, Request, Response, Status, metadata::MetadataMap};
 
-use self::answer::{Answer, Shown};
+use self::{
+    answer::{Answer, Shown},
+    sent::Sent,
+};
 use crate::{
     gate::{self, Admitted, refuse},
+    holders::Holders,
     identities::{Identities, PATIENCE, Standing, View},
     metrics::Metrics,
 };
+
+/// In metrics, and in the count of who runs on what.
+pub(crate) const PROTOCOL: &str = "workload_api";
 
 type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -30,6 +39,8 @@ type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 pub struct WorkloadApi {
     /// Whose identities.
     pub identities: Identities,
+    /// Keeps count of who runs on what.
+    pub holders: Holders,
     /// Counts streams.
     pub metrics: Metrics,
     /// Ends the streams.
@@ -96,16 +107,15 @@ impl WorkloadApi {
         let Admitted { view, gone } =
             gate::admit(&self.identities, extensions, metadata, rpc).await?;
         let (sender, receiver) = mpsc::channel(1);
-        let (shutdown, counted) = (
-            self.shutdown.clone(),
-            self.metrics.streaming("workload_api"),
-        );
+        let (shutdown, counted) = (self.shutdown.clone(), self.metrics.streaming(PROTOCOL));
         let own = self.identities.trust_domain.clone();
+        let tracked = self.holders.stream(PROTOCOL, view.peer());
+        let sent = Sent::new(tracked, T::WITH_SVIDS);
         tokio::spawn(async move {
             let _counted = counted;
             let hung_up = sender.clone();
             let ended = tokio::select! {
-                ended = push(view, &sender, rpc, &own) => ended,
+                ended = push(view, &sender, sent, rpc, &own) => ended,
                 () = hung_up.closed() => return,
                 () = gone.cancelled() => Status::unavailable("the caller's process has ended"),
                 () = shutdown.wait() => Status::unavailable("the agent is shutting down"),
@@ -120,12 +130,17 @@ impl WorkloadApi {
 async fn push<T: Answer>(
     mut view: View,
     sender: &mpsc::Sender<Result<T, Status>>,
+    mut sent: Sent,
     rpc: &'static str,
     own: &TrustDomain,
 ) -> Status {
     let deadline = Instant::now() + PATIENCE;
     let mut shown: Option<Shown> = None;
     loop {
+        // Room first, content after: who reads late gets what is newest then.
+        let Ok(room) = sender.reserve().await else {
+            return Status::cancelled("the caller hung up");
+        };
         let snapshot = view.snapshot();
         let impatient = Instant::now() >= deadline;
         let complete = match &snapshot.standing {
@@ -143,10 +158,8 @@ async fn push<T: Answer>(
         if complete && !snapshot.svids.is_empty() && !snapshot.bundles.is_empty() {
             let now = T::shown(&snapshot);
             if shown.as_ref() != Some(&now) {
-                let answer = T::of(&snapshot, own);
-                if sender.send(Ok(answer)).await.is_err() {
-                    return Status::cancelled("the caller hung up");
-                }
+                room.send(Ok(T::of(&snapshot, own)));
+                sent.note(&snapshot, own);
                 shown = Some(now);
             }
         }

@@ -178,6 +178,35 @@ async fn spiffe_req_28_every_message_is_the_full_set() {
     );
 }
 
+/// `spiffe_req_30`: hints are the entries', and unique among those of one answer. CRLs are an
+/// empty list as long as there are none.
+#[tokio::test]
+async fn spiffe_req_30_hints_come_through_and_none_stands_twice() {
+    let agent = TestAgent::new("0::/\n");
+    let user = this_user();
+    for (name, hint) in [
+        ("one", "internal"),
+        ("two", "internal"),
+        ("four", "external"),
+    ] {
+        agent.world.ca.hint_of(name, hint);
+    }
+    let names = ["one", "two", "three", "four"];
+    let selectors = [user.as_str()];
+    let all = names.map(|name| (name, &selectors[..]));
+    agent.set_entries(&all);
+    let mut stream = svids(&agent).await.unwrap();
+    let response = loop {
+        let response = next(&mut stream).await.unwrap();
+        if response.svids.len() == names.len() {
+            break response;
+        }
+    };
+    let hints = response.svids.iter().map(|svid| svid.hint.as_str());
+    assert_eq!(hints.collect::<Vec<_>>(), ["internal", "", "", "external"]);
+    assert!(response.crl.is_empty());
+}
+
 /// `spiffe_req_26`: no identity is `PermissionDenied`.
 #[tokio::test]
 async fn spiffe_req_26_who_has_no_identity_is_denied() {

@@ -217,6 +217,89 @@ pub struct EntryRecord {
     #[prost(string, repeated, tag = "6")]
     pub dns_names: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
+/// A holder is a process that has an SVID of this trust domain over SDS or the
+/// Workload API. What it has shown of the trust bundle is its grade: A, it
+/// acknowledged it over SDS; B, it renewed over the Workload API after it was sent it.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct HoldersReport {
+    /// SHA-256 over the DER of all authorities of the trust domain's bundle, in their
+    /// order, lowercase hex: the one that the agent has now.
+    #[prost(string, tag = "1")]
+    pub bundle_sha256: ::prost::alloc::string::String,
+    /// By the bundle that the holders have shown, at most 16; without those that have
+    /// shown none.
+    #[prost(message, repeated, tag = "2")]
+    pub bundles: ::prost::alloc::vec::Vec<BundleHolders>,
+    /// Holders that have not shown the bundle that the agent has now.
+    #[prost(uint32, tag = "3")]
+    pub behind: u32,
+    /// Of those the one whose SVID ends first.
+    #[prost(message, optional, tag = "4")]
+    pub earliest_behind: ::core::option::Option<Holder>,
+    /// False where the agent could not keep count of all of them: then nothing may be
+    /// concluded from the numbers.
+    #[prost(bool, tag = "5")]
+    pub complete: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BundleHolders {
+    #[prost(string, tag = "1")]
+    pub bundle_sha256: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub grade_a: u32,
+    #[prost(uint32, tag = "3")]
+    pub grade_b: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Holder {
+    #[prost(string, tag = "1")]
+    pub spiffe_id: ::prost::alloc::string::String,
+    /// Lowercase hex.
+    #[prost(string, tag = "2")]
+    pub serial: ::prost::alloc::string::String,
+    /// Seconds since the epoch.
+    #[prost(int64, tag = "3")]
+    pub not_after: i64,
+    /// Empty outside of pods.
+    #[prost(string, tag = "4")]
+    pub pod_uid: ::prost::alloc::string::String,
+    /// What it has shown; empty for none.
+    #[prost(string, tag = "5")]
+    pub bundle_sha256: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ReportHoldersRequest {
+    #[prost(message, optional, tag = "1")]
+    pub report: ::core::option::Option<HoldersReport>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReportHoldersResponse {
+    #[prost(int64, tag = "1")]
+    pub server_time_ms: i64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListHoldersRequest {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListHoldersResponse {
+    /// SHA-256 of the bundle that the server hands out now.
+    #[prost(string, tag = "1")]
+    pub bundle_sha256: ::prost::alloc::string::String,
+    /// By cluster and node.
+    #[prost(message, repeated, tag = "2")]
+    pub nodes: ::prost::alloc::vec::Vec<NodeHolders>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct NodeHolders {
+    #[prost(string, tag = "1")]
+    pub cluster: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub node: ::prost::alloc::string::String,
+    /// When the report came, milliseconds since the epoch.
+    #[prost(int64, tag = "3")]
+    pub received_ms: i64,
+    #[prost(message, optional, tag = "4")]
+    pub report: ::core::option::Option<HoldersReport>,
+}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetServerInfoRequest {}
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -614,6 +697,32 @@ pub mod agent_service_client {
                 );
             self.inner.server_streaming(req, path, codec).await
         }
+        /// What the workloads of the agent's node run on, in sum; in place of what the
+        /// same agent reported before. Authenticated by the agent's SVID. At most 64 KB.
+        pub async fn report_holders(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ReportHoldersRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ReportHoldersResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/citadel.v1.AgentService/ReportHolders",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("citadel.v1.AgentService", "ReportHolders"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -675,6 +784,15 @@ pub mod agent_service_server {
             request: tonic::Request<super::StreamTrustBundlesRequest>,
         ) -> std::result::Result<
             tonic::Response<Self::StreamTrustBundlesStream>,
+            tonic::Status,
+        >;
+        /// What the workloads of the agent's node run on, in sum; in place of what the
+        /// same agent reported before. Authenticated by the agent's SVID. At most 64 KB.
+        async fn report_holders(
+            &self,
+            request: tonic::Request<super::ReportHoldersRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ReportHoldersResponse>,
             tonic::Status,
         >;
     }
@@ -935,6 +1053,51 @@ pub mod agent_service_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/citadel.v1.AgentService/ReportHolders" => {
+                    #[allow(non_camel_case_types)]
+                    struct ReportHoldersSvc<T: AgentService>(pub Arc<T>);
+                    impl<
+                        T: AgentService,
+                    > tonic::server::UnaryService<super::ReportHoldersRequest>
+                    for ReportHoldersSvc<T> {
+                        type Response = super::ReportHoldersResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ReportHoldersRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AgentService>::report_holders(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ReportHoldersSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)
@@ -1529,6 +1692,32 @@ pub mod admin_service_client {
                 .insert(GrpcMethod::new("citadel.v1.AdminService", "GetReceipt"));
             self.inner.unary(req, path, codec).await
         }
+        /// The newest report of each agent that sends its reports to this server. Role
+        /// auditor.
+        pub async fn list_holders(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListHoldersRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListHoldersResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/citadel.v1.AdminService/ListHolders",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("citadel.v1.AdminService", "ListHolders"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -1594,6 +1783,15 @@ pub mod admin_service_server {
             request: tonic::Request<super::GetReceiptRequest>,
         ) -> std::result::Result<
             tonic::Response<super::GetReceiptResponse>,
+            tonic::Status,
+        >;
+        /// The newest report of each agent that sends its reports to this server. Role
+        /// auditor.
+        async fn list_holders(
+            &self,
+            request: tonic::Request<super::ListHoldersRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListHoldersResponse>,
             tonic::Status,
         >;
     }
@@ -1976,6 +2174,51 @@ pub mod admin_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = GetReceiptSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/citadel.v1.AdminService/ListHolders" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListHoldersSvc<T: AdminService>(pub Arc<T>);
+                    impl<
+                        T: AdminService,
+                    > tonic::server::UnaryService<super::ListHoldersRequest>
+                    for ListHoldersSvc<T> {
+                        type Response = super::ListHoldersResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListHoldersRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AdminService>::list_holders(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListHoldersSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -44,6 +44,7 @@ impl AgentBuilder {
             "cluster": "default",
             "token_file": dir.write("token", token),
             "socket": dir.join("agent.sock"),
+            "admin_socket": dir.join("admin/agent.sock"),
             "admin_listen": admin.to_string(),
             "log": { "level": "trace", "format": "json" },
         }));
@@ -124,6 +125,16 @@ impl Agent {
     /// The socket of SDS and the Workload API.
     pub fn socket(&self) -> PathBuf {
         PathBuf::from(self.settings.value("socket").as_str().expect("a path"))
+    }
+
+    /// The socket for administrators.
+    pub fn admin_socket(&self) -> PathBuf {
+        PathBuf::from(
+            self.settings
+                .value("admin_socket")
+                .as_str()
+                .expect("a path"),
+        )
     }
 
     /// What `SPIFFE_ENDPOINT_SOCKET` has to be for its clients.

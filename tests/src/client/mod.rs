@@ -15,9 +15,10 @@ use citadel_proto::v1::admin_service_client::AdminServiceClient;
 use citadel_proto::v1::agent_service_client::AgentServiceClient;
 use citadel_proto::v1::workload_service_client::WorkloadServiceClient;
 use citadel_proto::v1::{
-    AttestAgentRequest, AttestAgentResponse, EntriesUpdate, GetServerInfoRequest,
+    AttestAgentRequest, AttestAgentResponse, EntriesUpdate, GetServerInfoRequest, HoldersReport,
     IssueBatchRequest, IssueBatchResponse, IssueItem, IssueSvidRequest, IssueSvidResponse,
-    ServerInfo, StreamEntriesRequest, StreamTrustBundlesRequest, TrustBundlesUpdate,
+    ListHoldersRequest, ListHoldersResponse, ReportHoldersRequest, ServerInfo,
+    StreamEntriesRequest, StreamTrustBundlesRequest, TrustBundlesUpdate,
 };
 use tonic::metadata::AsciiMetadataValue;
 use tonic::transport::{Channel, Endpoint};
@@ -204,6 +205,21 @@ impl Client {
         let mut service = AgentServiceClient::new(self.channel.clone());
         let request = self.request(StreamTrustBundlesRequest {});
         Ok(service.stream_trust_bundles(request).await?.into_inner())
+    }
+
+    /// `citadel.v1.AgentService/ReportHolders`.
+    pub async fn report_holders(&self, report: HoldersReport) -> Result<(), Status> {
+        let mut service = AgentServiceClient::new(self.channel.clone());
+        let report = Some(report);
+        let request = self.request(ReportHoldersRequest { report });
+        service.report_holders(request).await.map(drop)
+    }
+
+    /// `citadel.v1.AdminService/ListHolders`, which is for administrators.
+    pub async fn holders(&self) -> Result<ListHoldersResponse, Status> {
+        let mut service = AdminServiceClient::new(self.channel.clone());
+        let request = self.request(ListHoldersRequest {});
+        Ok(service.list_holders(request).await?.into_inner())
     }
 
     /// `citadel.v1.AdminService/GetServerInfo`, which is for administrators.

@@ -1,5 +1,6 @@
 //! Agents' identities serve the agents' RPCs alone, and workloads' never there.
 
+use citadel_proto::v1::HoldersReport;
 use citadel_tests::pki::csr;
 use serde_json::json;
 use tonic::Code;
@@ -32,6 +33,10 @@ async fn a_workloads_svid_or_token_opens_no_rpc_of_the_agents() {
             .await;
         scene
             .refuses(DENIED, "the caller is no agent", client.bundles())
+            .await;
+        let report = client.report_holders(HoldersReport::default());
+        scene
+            .refuses(DENIED, "the caller is no agent", report)
             .await;
     }
 }
@@ -126,17 +131,61 @@ async fn nobody_administers_over_the_network_unless_named() {
             .refuses(DENIED, "neither in admin.auditor", client.server_info())
             .await;
         assert!(status.message().contains("role"), "{who}: {status:?}");
+        scene
+            .refuses(DENIED, "neither in admin.auditor", client.holders())
+            .await;
     }
     let nobody = scene.client().build();
     scene
         .refuses(Code::Unauthenticated, "no credential", nobody.server_info())
         .await;
     let identity = scene.identity_of(&auditor).await;
-    scene
-        .client()
-        .identity(&identity)
-        .build()
-        .server_info()
-        .await
-        .unwrap();
+    let auditor = scene.client().identity(&identity).build();
+    auditor.server_info().await.unwrap();
+    auditor.holders().await.unwrap();
+}
+
+/// A report names no node: it is of the agent that sends it.
+#[tokio::test]
+async fn a_report_of_holders_is_of_its_agent_s_node_and_replaces_the_last_one() {
+    let scene = Scene::with(|ca| {
+        ca.set(
+            "admin.auditor",
+            json!(["spiffe://example.org/ns/listeners/sa/web"]),
+        )
+    })
+    .await;
+    let report = |behind| HoldersReport {
+        bundle_sha256: "ab".repeat(32),
+        behind,
+        complete: true,
+        ..HoldersReport::default()
+    };
+    let (one, two) = (scene.agent("report-1").await, scene.agent("report-2").await);
+    one.client.report_holders(report(1)).await.unwrap();
+    one.client.report_holders(report(2)).await.unwrap();
+    two.client.report_holders(report(3)).await.unwrap();
+    let long = HoldersReport {
+        bundle_sha256: "x".repeat(1000),
+        ..report(4)
+    };
+    let refused = scene
+        .refuses(
+            Code::InvalidArgument,
+            "longer than any is",
+            two.client.report_holders(long),
+        )
+        .await;
+    assert!(refused.message().contains("report"), "{refused:?}");
+    let web = scene.workload("listeners").await;
+    let identity = scene.identity_of(&web).await;
+    let listed = scene.client().identity(&identity).build().holders().await;
+    let listed = listed.unwrap();
+    let mut behind: Vec<_> = listed
+        .nodes
+        .iter()
+        .map(|node| (node.node.as_str(), node.report.as_ref().unwrap().behind))
+        .collect();
+    behind.sort_unstable();
+    assert_eq!(behind, [("report-1", 2), ("report-2", 3)]);
 }

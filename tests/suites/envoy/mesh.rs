@@ -35,13 +35,19 @@ pub(crate) struct Pair {
 impl Mesh {
     /// With certificates of this lifetime, on a node of this name.
     pub(crate) async fn start(name: &str, ttl: &str) -> Self {
+        Self::with(name, ttl, str::to_owned).await
+    }
+
+    /// The same with other files for the Envoys.
+    pub(crate) async fn with(name: &str, ttl: &str, change: fn(&str) -> String) -> Self {
         let pods = NodePod::create(name, &["server", "client"]).await;
         let node = Node::start(name, ttl).await;
         let (server_id, client_id) = (pods[0].spiffe_id(), pods[1].spiffe_id());
         let server_cgroup = pods[0].cgroup(Version::V1);
         let client_cgroup = pods[1].cgroup(Version::V1);
         let cgroups = (&server_cgroup, &client_cgroup);
-        let pair = Pair::start("envoy", &node, cgroups, &server_id, &client_id).await;
+        let ids = (server_id.as_str(), client_id.as_str());
+        let pair = Pair::start("envoy", &node, cgroups, ids, change).await;
         Self {
             pair,
             server_id,
@@ -55,7 +61,8 @@ impl Mesh {
     /// Another pair of Envoys in the same pods, which expect these IDs.
     pub(crate) async fn envoys(&self, name: &str, server_id: &str, client_id: &str) -> Pair {
         let cgroups = (&self.server_cgroup, &self.client_cgroup);
-        Pair::start(name, &self.node, cgroups, server_id, client_id).await
+        let ids = (server_id, client_id);
+        Pair::start(name, &self.node, cgroups, ids, str::to_owned).await
     }
 
     /// Waits for an answer through both.
@@ -82,8 +89,8 @@ impl Pair {
         name: &str,
         node: &Node,
         (server_cgroup, client_cgroup): (&Cgroup, &Cgroup),
-        server_id: &str,
-        client_id: &str,
+        (server_id, client_id): (&str, &str),
+        change: fn(&str) -> String,
     ) -> Self {
         let dir = TestDir::new(name);
         let (plain, mtls) = (ports::address(), ports::address());
@@ -100,8 +107,8 @@ impl Pair {
             ..of_server.clone()
         };
         let (server_file, client_file) = (
-            deploy::envoy_server(&of_server),
-            deploy::envoy_client(&of_client, plain),
+            change(&deploy::envoy_server(&of_server)),
+            change(&deploy::envoy_client(&of_client, plain)),
         );
         let (in_server, in_client) = (server_cgroup.wrapper(), client_cgroup.wrapper());
         let (server, client) = tokio::join!(

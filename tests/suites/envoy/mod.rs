@@ -1,8 +1,10 @@
 //! Two real Envoys that speak mTLS with certificates from our SDS, each of them
 //! verifying the other's exact SPIFFE ID, on the very files of `deploy/envoy`.
 
+mod delta;
 mod mesh;
 mod traffic;
+mod trust_domains;
 
 use std::time::Duration;
 

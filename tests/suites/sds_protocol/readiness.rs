@@ -13,7 +13,7 @@ use crate::node::{Node, user_entry};
 const READY: Duration = Duration::from_secs(30);
 
 #[tokio::test]
-async fn what_was_asked_for_before_the_ca_was_there_comes_when_it_is() {
+async fn sds_req_08_what_was_asked_for_before_the_ca_was_there_comes_when_it_is() {
     let api = ApiServer::shared().await;
     let pod = api.create_agent("early").await;
     let entry = user_entry("/unix/root", "early", 0);
@@ -49,7 +49,7 @@ async fn what_was_asked_for_before_the_ca_was_there_comes_when_it_is() {
 }
 
 #[tokio::test]
-async fn a_name_that_becomes_an_identity_is_pushed_beside_the_old_ones() {
+async fn sds_req_08_a_name_that_becomes_an_identity_is_pushed_beside_the_old_ones() {
     let mut node = node("later", "1h").await;
     let later = "spiffe://example.org/unix/later";
     let mut script = Script::open(&node, &[ID, later]).await;

@@ -9,6 +9,7 @@ use envoy_types::pb::envoy::config::core::v3::data_source::Specifier;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{Secret, secret::Type};
 use envoy_types::pb::envoy::service::discovery::v3::{DiscoveryRequest, DiscoveryResponse};
 use envoy_types::pb::envoy::service::secret::v3::secret_discovery_service_client::SecretDiscoveryServiceClient;
+use envoy_types::pb::google::protobuf::Any;
 use envoy_types::pb::google::rpc::Status as Refusal;
 use futures::channel::mpsc::{UnboundedSender, unbounded};
 use prost::Message;
@@ -161,37 +162,47 @@ impl Pushed {
     /// Takes a response apart. Never shows it: Envoy's types print private keys.
     pub(crate) fn read(message: DiscoveryResponse) -> Self {
         assert_eq!(message.type_url, SECRET);
-        let mut found: Vec<_> = message
-            .resources
-            .iter()
-            .map(|any| {
-                assert_eq!(any.type_url, SECRET);
-                let secret = Secret::decode(any.value.as_slice()).expect("a Secret");
-                let serial = match secret.r#type.expect("a kind") {
-                    Type::TlsCertificate(certificate) => {
-                        let key = inline(certificate.private_key.expect("a key").specifier);
-                        secrets::register_key_pem("SDS key", &key);
-                        let chain = certificate.certificate_chain.expect("a chain").specifier;
-                        Some(first_serial(&inline(chain)))
-                    }
-                    Type::ValidationContext(context) => {
-                        let roots = context.trusted_ca.expect("roots").specifier;
-                        assert!(inline(roots).contains("BEGIN CERTIFICATE"));
-                        None
-                    }
-                    _ => panic!("a secret of another kind"),
-                };
-                (secret.name, serial)
-            })
-            .collect();
-        found.sort();
+        let (names, serials) = contents(&message.resources);
         Self {
             version: message.version_info,
             nonce: message.nonce,
-            names: found.iter().map(|(name, _)| name.clone()).collect(),
-            serials: found.into_iter().filter_map(|(_, serial)| serial).collect(),
+            names,
+            serials,
         }
     }
+}
+
+/// The names of what is in these, sorted, and the serials of the certificates among them, in
+/// the order of their names.
+pub(crate) fn contents(resources: &[Any]) -> (Vec<String>, Vec<String>) {
+    let mut found: Vec<_> = resources
+        .iter()
+        .map(|any| {
+            assert_eq!(any.type_url, SECRET);
+            let secret = Secret::decode(any.value.as_slice()).expect("a Secret");
+            let serial = match secret.r#type.expect("a kind") {
+                Type::TlsCertificate(certificate) => {
+                    let key = inline(certificate.private_key.expect("a key").specifier);
+                    secrets::register_key_pem("SDS key", &key);
+                    let chain = certificate.certificate_chain.expect("a chain").specifier;
+                    Some(first_serial(&inline(chain)))
+                }
+                Type::ValidationContext(context) => {
+                    let roots = context.trusted_ca.expect("roots").specifier;
+                    assert!(inline(roots).contains("BEGIN CERTIFICATE"));
+                    None
+                }
+                _ => panic!("a secret of another kind"),
+            };
+            (secret.name, serial)
+        })
+        .collect();
+    found.sort();
+    let names = found.iter().map(|(name, _)| name.clone()).collect();
+    (
+        names,
+        found.into_iter().filter_map(|(_, serial)| serial).collect(),
+    )
 }
 
 fn inline(source: Option<Specifier>) -> String {

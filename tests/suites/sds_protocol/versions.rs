@@ -8,7 +8,7 @@ use super::script::{PROMPT, RENEWAL, Script, node};
 const FENCE: &str = "spiffe://example.org";
 
 #[tokio::test]
-async fn acknowledgements_however_often_make_no_push() {
+async fn sds_req_03_10_acknowledgements_however_often_make_no_push() {
     let node = node("ack", "1h").await;
     let mut script = Script::open(&node, &["default", "ROOTCA"]).await;
     let first = script.next().await;
@@ -37,7 +37,7 @@ async fn acknowledgements_however_often_make_no_push() {
 }
 
 #[tokio::test]
-async fn each_renewal_is_one_push() {
+async fn sds_req_02_10_each_renewal_is_one_push() {
     let node = node("renewals", "10s").await;
     let mut script = Script::open(&node, &["default", "ROOTCA"]).await;
     let mut before = script.next().await;
@@ -52,7 +52,7 @@ async fn each_renewal_is_one_push() {
 }
 
 #[tokio::test]
-async fn a_refused_secret_is_not_sent_again_until_it_changes() {
+async fn sds_req_04_a_refused_secret_is_not_sent_again_until_it_changes() {
     let node = node("nack", "10s").await;
     let mut script = Script::open(&node, &["default"]).await;
     let first = script.next().await;

@@ -1,6 +1,7 @@
 //! What the CA's suites share: a CA on an API server with workloads and agents
 //! on it, and what each refusal has to look like.
 
+pub(crate) mod federated;
 mod istio;
 mod load;
 mod metrics;

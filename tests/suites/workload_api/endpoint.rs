@@ -27,12 +27,21 @@ const SDS: &str = "envoy.service.secret.v3.SecretDiscoveryService";
 async fn spiffe_req_21_the_agent_serves_a_unix_socket_alone() {
     let node = node("req21", &[("/unix/root", "")], "1h").await;
     let sockets = Sockets::of(node.agent.process().pid());
-    let [unix] = sockets.unix.as_slice() else {
+    // The kernel knows the name that each was bound under, before it took its place. One of
+    // them is for administrators, and no endpoint either.
+    let admin = node.agent.admin_socket();
+    let of_admin = |bound: &&String| bound.starts_with(admin.to_str().unwrap());
+    let (of_admin, others): (Vec<_>, Vec<_>) = sockets.unix.iter().partition(of_admin);
+    assert_eq!(of_admin.len(), 1, "{:?}", sockets.unix);
+    let [unix] = others.as_slice() else {
         panic!("one socket: {:?}", sockets.unix);
     };
-    // The kernel knows the name that it was bound under, before it took its place.
     let placed = node.agent.socket();
     assert!(unix.starts_with(placed.to_str().unwrap()), "{unix}");
+    let answer = SpiffeWorkloadApiClient::new(channel_to(&admin))
+        .fetch_x509svid(with_header(X509svidRequest {}))
+        .await;
+    assert_eq!(answer.unwrap_err().code(), Code::Unimplemented);
     assert_eq!(sockets.tcp, [node.agent.admin()], "the admin pages alone");
     assert_eq!(sockets.udp, 0);
 

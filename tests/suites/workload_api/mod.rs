@@ -4,3 +4,4 @@ mod endpoint;
 mod go_spiffe;
 mod pressure;
 mod requirements;
+mod rust_spiffe;
