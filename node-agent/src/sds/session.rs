@@ -215,7 +215,8 @@ impl FileNames {
             self.look_at = Some(Instant::now() + WITHOUT_IDENTITY);
             return;
         }
-        self.look_at = Some(Instant::now() + files::LOOK_EVERY);
+        // Without any rule there is nothing to come: the refusals are told, and that is all.
+        self.look_at = (!sds.files.is_empty()).then(|| Instant::now() + files::LOOK_EVERY);
         let caller: Vec<_> = snapshot.svids.iter().map(|svid| svid.id.clone()).collect();
         let (rules, names) = (sds.files.clone(), self.names.clone());
         let mut read = mem::take(&mut self.read);
