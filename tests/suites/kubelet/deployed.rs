@@ -42,7 +42,8 @@ impl Deployed {
         let cluster = NodeCluster::shared().await;
         let citadel = Image::new(CITADEL)
             .program(program("citadel-ca"), "/usr/local/bin/citadel-ca")
-            .program(program("citadel-agent"), "/usr/local/bin/citadel-agent");
+            .program(program("citadel-agent"), "/usr/local/bin/citadel-agent")
+            .program(program("citadel"), "/usr/local/bin/citadel");
         let workload = Image::new(WORKLOAD)
             .program(program("citadel"), "/usr/local/bin/citadel")
             .tool("sleep")

@@ -84,6 +84,19 @@ async fn the_agent_runs_without_any_capability_and_writes_nothing_but_its_socket
 }
 
 #[tokio::test]
+async fn the_agent_tells_who_runs_on_what_to_those_who_may_exec_into_it() {
+    let cluster = Deployed::shared().await.cluster;
+    let pod = cluster.ready_app(SYSTEM, "citadel-agent").await;
+    let name = pod["metadata"]["name"].as_str().expect("a name");
+    let asked = [
+        "exec", "-n", SYSTEM, name, "--", "citadel", "agent", "status",
+    ];
+    let status = cluster.kubectl(&asked).await.expect("a status");
+    let own = "spiffe://example.org/citadel/agent/";
+    assert!(status.contains(own), "{status}");
+}
+
+#[tokio::test]
 async fn the_node_changes_nothing_of_the_machine_that_it_runs_on() {
     let cluster = Deployed::shared().await.cluster;
     assert!(cluster.node_path("/run/citadel/agent.sock").exists());
