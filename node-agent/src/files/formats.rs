@@ -16,7 +16,7 @@ pub const CERTIFICATE: &str = "svid.pem";
 pub const KEY: &str = "svid_key.pem";
 /// The trust bundle, PEM.
 pub const BUNDLE: &str = "svid_bundle.pem";
-/// Chain and private key in one PEM file, as HAProxy wants them.
+/// Chain and private key in one PEM file, as `HAProxy` wants them.
 pub const COMBINED: &str = "svid_combined.pem";
 /// Key, chain and trust bundle, PKCS#12 (RFC 7292).
 pub const PKCS12: &str = "svid.p12";
