@@ -19,7 +19,7 @@ const TTL: &str = "12s";
 struct Scene {
     dir: TestDir,
     here: Here,
-    /// Of the database, nginx, HAProxy.
+    /// Of the database, nginx, `HAProxy`.
     ports: [u16; 3],
     agent: Agent,
 }
