@@ -3,7 +3,7 @@
 use citadel_tests::citadel::Agent;
 use citadel_tests::dir::TestDir;
 use citadel_tests::postgres::Postgres;
-use citadel_tests::process::Launch;
+use citadel_tests::process::{Launch, Process};
 use citadel_tests::{secrets, wait};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -109,7 +109,7 @@ async fn every_recipe_of_the_document_works() {
         ports,
         agent: node.agent,
     };
-    nginx(&scene).await;
+    let _renewed = nginx(&scene).await;
     tokio::join!(postgres(&scene, database), haproxy(&scene));
     java.await.unwrap();
     for folder in ["nginx", "haproxy", "postgres", "app"] {
@@ -118,8 +118,8 @@ async fn every_recipe_of_the_document_works() {
     }
 }
 
-/// nginx by `citadel fetch`; it runs on, and its SVID is the other servers' clients'.
-async fn nginx(scene: &Scene) {
+/// nginx by `citadel fetch`, which is given back: its SVID is that of the other servers' client.
+async fn nginx(scene: &Scene) -> Process {
     let fetch = scene
         .here
         .put(&first("Nginx", "sh"))
@@ -130,7 +130,7 @@ async fn nginx(scene: &Scene) {
         let launch = Launch::new(name, "bash").args(["-c", &format!("exec {command}")]);
         launch.env("PATH", path()).start(&scene.dir)
     };
-    let _fetch = start("fetch", fetch.trim().to_owned());
+    let fetch = start("fetch", fetch.trim().to_owned());
     scene.file("nginx/svid.pem").await;
     let run = format!(
         "nginx -e {0}/nginx-errors.log -c {0}/nginx.conf -g 'daemon off;'",
@@ -154,6 +154,7 @@ async fn nginx(scene: &Scene) {
         .await
         .expect_err("another name");
     server.terminate(DEADLINE).await;
+    fetch
 }
 
 async fn haproxy(scene: &Scene) {
