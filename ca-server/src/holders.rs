@@ -107,13 +107,10 @@ impl Holders {
         };
         for Received { report, .. } in nodes.values() {
             sums.incomplete += u64::from(!report.complete);
-            // By its own bundle of now an agent says who is behind: all others have shown it.
-            let (own_a, own_b) = shown(report, &report.bundle_sha256);
-            let all = u64::from(report.behind) + own_a + own_b;
-            let (grade_a, grade_b) = shown(report, current);
+            let (grade_a, grade_b, behind) = counts(report, current);
             sums.current_a += grade_a;
             sums.current_b += grade_b;
-            sums.behind += all.saturating_sub(grade_a + grade_b);
+            sums.behind += behind;
         }
         sums
     }
@@ -121,6 +118,16 @@ impl Holders {
     fn nodes(&self) -> MutexGuard<'_, BTreeMap<NodeKey, Received>> {
         self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// How many holders of a node have shown the bundle with this hash, by grade A and B, and how
+/// many have not.
+pub fn counts(report: &HoldersReport, current: &str) -> (u64, u64, u64) {
+    // By its own bundle of now an agent says who is behind: all others have shown it.
+    let (own_a, own_b) = shown(report, &report.bundle_sha256);
+    let all = u64::from(report.behind) + own_a + own_b;
+    let (grade_a, grade_b) = shown(report, current);
+    (grade_a, grade_b, all.saturating_sub(grade_a + grade_b))
 }
 
 /// Who has shown this bundle, by grade.

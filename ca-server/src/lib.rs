@@ -12,7 +12,7 @@ pub mod caller;
 pub mod clusters;
 pub mod config;
 mod grpc;
-mod holders;
+pub mod holders;
 pub mod issuance;
 pub mod keys;
 pub mod log;

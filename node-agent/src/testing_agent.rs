@@ -7,8 +7,14 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use citadel_proto::v1::{EntriesUpdate, EntryRecord};
 use hyper_util::rt::TokioIo;
-use tokio::{net::UnixStream, sync::watch};
-use tonic::transport::{Channel, Endpoint};
+use tokio::{
+    net::UnixStream,
+    sync::{mpsc, watch},
+};
+use tonic::{
+    Status, Streaming,
+    transport::{Channel, Endpoint},
+};
 
 use crate::{
     attest::{Attestor, cgroup::CgroupRoot, proc::Proc},
@@ -129,28 +135,51 @@ impl TestAgent {
 
     /// Sets the entries of the node: name and selectors of each.
     pub(crate) fn set_entries(&self, entries: &[(&str, &[&str])]) {
-        let records = entries.iter().map(|(name, selectors)| EntryRecord {
-            entry_id: (*name).to_owned(),
-            spiffe_id: format!("spiffe://example.org/{name}"),
-            selectors: selectors.iter().map(|s| (*s).to_owned()).collect(),
-            ..EntryRecord::default()
-        });
-        let revision = self
-            .entries
-            .borrow()
-            .as_ref()
-            .map_or(0, |held| held.revision)
-            + 1;
-        let update = EntriesUpdate {
-            entries: records.collect(),
-            revision,
-        };
-        self.entries
-            .send_replace(Some(Arc::new(Entries::from_update(
-                update,
-                &trust_domain(),
-                true,
-            ))));
+        set_entries(&self.entries, entries);
+    }
+}
+
+/// Sets the entries of a node: name and selectors of each. The revision is a new one.
+pub(crate) fn set_entries(node: &watch::Sender<Option<Arc<Entries>>>, entries: &[(&str, &[&str])]) {
+    let records = entries.iter().map(|(name, selectors)| EntryRecord {
+        entry_id: (*name).to_owned(),
+        spiffe_id: format!("spiffe://example.org/{name}"),
+        selectors: selectors.iter().map(|s| (*s).to_owned()).collect(),
+        ..EntryRecord::default()
+    });
+    let revision = node.borrow().as_ref().map_or(0, |held| held.revision) + 1;
+    let update = EntriesUpdate {
+        entries: records.collect(),
+        revision,
+    };
+    let entries = Entries::from_update(update, &trust_domain(), true);
+    node.send_replace(Some(Arc::new(entries)));
+}
+
+/// One bidirectional stream of a scripted client.
+pub(crate) struct Talk<Q, R> {
+    pub requests: mpsc::Sender<Q>,
+    pub responses: Streaming<R>,
+}
+
+impl<Q, R: std::fmt::Debug> Talk<Q, R> {
+    pub(crate) async fn send(&self, request: Q) {
+        assert!(self.requests.send(request).await.is_ok(), "it has ended");
+    }
+
+    pub(crate) async fn next(&mut self) -> R {
+        soon(self.responses.message())
+            .await
+            .unwrap()
+            .expect("the stream goes on")
+    }
+
+    pub(crate) async fn end(&mut self) -> Status {
+        soon(self.responses.message()).await.unwrap_err()
+    }
+
+    pub(crate) async fn silence(&mut self) {
+        nothing_from(self.responses.message()).await;
     }
 }
 

@@ -1,5 +1,6 @@
 //! `citadel agent list`.
 
+use citadel_ca_server::holders::counts;
 use citadel_proto::v1::admin_service_client::AdminServiceClient;
 use citadel_proto::v1::{Holder, ListHoldersRequest, ListHoldersResponse};
 use serde_json::{Value, json};
@@ -50,18 +51,6 @@ impl ListArgs {
     }
 }
 
-/// Holders of one node: A, B, behind.
-fn counts(current: &str, report: &citadel_proto::v1::HoldersReport) -> (u64, u64, u64) {
-    let shown = |bundle: &str| {
-        let of = report.bundles.iter().find(|of| of.bundle_sha256 == bundle);
-        of.map_or((0, 0), |of| (u64::from(of.grade_a), u64::from(of.grade_b)))
-    };
-    let (own_a, own_b) = shown(&report.bundle_sha256);
-    let (grade_a, grade_b) = shown(current);
-    let all = u64::from(report.behind) + own_a + own_b;
-    (grade_a, grade_b, all.saturating_sub(grade_a + grade_b))
-}
-
 fn to_text(answer: &ListHoldersResponse, now: OffsetDateTime) -> String {
     let header = [
         "NODE",
@@ -74,7 +63,7 @@ fn to_text(answer: &ListHoldersResponse, now: OffsetDateTime) -> String {
     let mut table = Table::new(3, &header);
     for node in &answer.nodes {
         let report = node.report.clone().unwrap_or_default();
-        let (grade_a, grade_b, behind) = counts(&answer.bundle_sha256, &report);
+        let (grade_a, grade_b, behind) = counts(&report, &answer.bundle_sha256);
         let age = now.unix_timestamp().saturating_sub(node.received_ms / 1000);
         let first = report.earliest_behind.as_ref().map(|holder| {
             let until = OffsetDateTime::from_unix_timestamp(holder.not_after);
@@ -110,7 +99,7 @@ fn to_json(answer: &ListHoldersResponse) -> Value {
     };
     let nodes = answer.nodes.iter().map(|node| {
         let report = node.report.clone().unwrap_or_default();
-        let (grade_a, grade_b, behind) = counts(&answer.bundle_sha256, &report);
+        let (grade_a, grade_b, behind) = counts(&report, &answer.bundle_sha256);
         let bundles = report.bundles.iter().map(|of| {
             json!({
                 "bundle_sha256": of.bundle_sha256,

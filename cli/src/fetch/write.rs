@@ -2,7 +2,6 @@
 //! nothing else.
 
 use std::path::PathBuf;
-use std::process::Stdio;
 
 use citadel_node_agent::files::folder::{Access, Folder, FolderError};
 use citadel_node_agent::files::{Material, formats, keeper, reload};
@@ -109,21 +108,12 @@ impl Files {
         let Some(command) = &self.exec else {
             return Ok(());
         };
-        let failed = |what: String| {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", command]);
+        reload::run_to_end(shell).await.map_err(|what| {
             Failure::local(format!("--exec {command:?} {what}"))
                 .next("The files are written; the program that reads them does not know it yet.")
-        };
-        let mut shell = Command::new("sh");
-        shell
-            .args(["-c", command])
-            .stdin(Stdio::null())
-            .kill_on_drop(true);
-        match tokio::time::timeout(reload::PATIENCE, shell.status()).await {
-            Err(_) => Err(failed(format!("did not end within {:?}", reload::PATIENCE))),
-            Ok(Err(error)) => Err(failed(format!("can't be started: {error}"))),
-            Ok(Ok(status)) if !status.success() => Err(failed(format!("failed: {status}"))),
-            Ok(Ok(_)) => Ok(()),
-        }
+        })
     }
 }
 

@@ -115,13 +115,12 @@ pub fn pkcs12(material: &Material, password: &str) -> Result<Content, Pkcs12Erro
             KeyStoreEntry::Certificate(authority),
         );
     }
-    let rounds = i32::try_from(ROUNDS).unwrap_or(i32::MAX);
     let bytes = store
         .writer(password)
         .encryption_algorithm(EncryptionAlgorithm::PbeWithHmacSha256AndAes256)
         .encryption_iterations(ROUNDS)
         .mac_algorithm(MacAlgorithm::HmacSha256)
-        .mac_iterations(rounds.unsigned_abs())
+        .mac_iterations(ROUNDS)
         .write()?;
     Ok(Content {
         name: PKCS12,

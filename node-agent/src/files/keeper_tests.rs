@@ -2,7 +2,6 @@
 use std::path::PathBuf;
 
 use citadel_identity::pem;
-use citadel_proto::v1::{EntriesUpdate, EntryRecord};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpListener,
@@ -16,7 +15,7 @@ use crate::{
         reload::Reload,
     },
     testing::{World, id, trust_domain},
-    testing_agent::{nothing_from, soon, this_user},
+    testing_agent::{nothing_from, set_entries, soon, this_user},
 };
 
 struct Scene {
@@ -78,23 +77,7 @@ impl Scene {
     }
 
     fn entries(&self, entries: &[(&str, &[&str])]) {
-        let record = |(name, selectors): &(&str, &[&str])| EntryRecord {
-            entry_id: (*name).to_owned(),
-            spiffe_id: id(name).to_string(),
-            selectors: selectors.iter().map(ToString::to_string).collect(),
-            ..EntryRecord::default()
-        };
-        let revision = self
-            .entries
-            .borrow()
-            .as_ref()
-            .map_or(1, |it| it.revision + 1);
-        let update = EntriesUpdate {
-            entries: entries.iter().map(record).collect(),
-            revision,
-        };
-        let entries = Entries::from_update(update, &trust_domain(), false);
-        self.entries.send_replace(Some(Arc::new(entries)));
+        set_entries(&self.entries, entries);
     }
 
     /// Waits until the reader is told.

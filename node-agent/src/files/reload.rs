@@ -13,7 +13,7 @@ use nix::{
 use tokio::{net::TcpStream, process::Command};
 
 /// How long a command or a hook may take.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A pid file holds one number.
 const MAX_PID_FILE: u64 = 64;
@@ -135,17 +135,23 @@ fn send(path: &PathBuf, signal: Signal) -> Result<(), ReloadError> {
 }
 
 async fn command(program: &str, arguments: &[String]) -> Result<(), ReloadError> {
-    let failed = |reason: String| ReloadError::Command(program.to_owned(), reason);
     let mut command = Command::new(program);
-    command
-        .args(arguments)
-        .stdin(Stdio::null())
-        .kill_on_drop(true);
-    let ended = tokio::time::timeout(PATIENCE, command.status()).await;
-    match ended {
-        Err(_) => Err(failed(format!("did not end within {PATIENCE:?}"))),
-        Ok(Err(error)) => Err(failed(format!("can't be started: {error}"))),
-        Ok(Ok(status)) if !status.success() => Err(failed(format!("failed: {status}"))),
+    command.args(arguments);
+    run_to_end(command)
+        .await
+        .map_err(|reason| ReloadError::Command(program.to_owned(), reason))
+}
+
+/// Runs a command without input for [`PATIENCE`] at most.
+///
+/// # Errors
+/// What went wrong, as the end of a sentence that begins with the command.
+pub async fn run_to_end(mut command: Command) -> Result<(), String> {
+    command.stdin(Stdio::null()).kill_on_drop(true);
+    match tokio::time::timeout(PATIENCE, command.status()).await {
+        Err(_) => Err(format!("did not end within {PATIENCE:?}")),
+        Ok(Err(error)) => Err(format!("can't be started: {error}")),
+        Ok(Ok(status)) if !status.success() => Err(format!("failed: {status}")),
         Ok(Ok(_)) => Ok(()),
     }
 }

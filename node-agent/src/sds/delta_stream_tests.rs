@@ -15,20 +15,17 @@ use envoy_types::pb::{
     },
     google::rpc,
 };
-use tokio::sync::mpsc::{self, Sender};
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Status, Streaming};
+use tonic::Code;
 
 use super::content::type_url;
 use crate::{
     testing::{Mode, Pki},
-    testing_agent::{POD, TestAgent, in_pod, nothing_from, soon, this_user},
+    testing_agent::{POD, Talk, TestAgent, in_pod, this_user},
 };
 
-struct Proxy {
-    requests: Sender<DeltaDiscoveryRequest>,
-    responses: Streaming<DeltaDiscoveryResponse>,
-}
+type Proxy = Talk<DeltaDiscoveryRequest, DeltaDiscoveryResponse>;
 
 fn wants(names: &[&str]) -> DeltaDiscoveryRequest {
     DeltaDiscoveryRequest {
@@ -71,25 +68,6 @@ impl Proxy {
             requests,
             responses,
         }
-    }
-
-    async fn send(&self, request: DeltaDiscoveryRequest) {
-        self.requests.send(request).await.unwrap();
-    }
-
-    async fn next(&mut self) -> DeltaDiscoveryResponse {
-        soon(self.responses.message())
-            .await
-            .unwrap()
-            .expect("the stream goes on")
-    }
-
-    async fn end(&mut self) -> Status {
-        soon(self.responses.message()).await.unwrap_err()
-    }
-
-    async fn silence(&mut self) {
-        nothing_from(self.responses.message()).await;
     }
 }
 

@@ -12,21 +12,18 @@ use envoy_types::pb::{
     google::rpc,
 };
 use prost::Message as _;
-use tokio::sync::mpsc::{self, Sender};
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
 use super::{content::type_url, *};
 use crate::{
     testing::Mode,
-    testing_agent::{POD, STREAMS, TestAgent, in_pod, nothing_from, soon, this_user},
+    testing_agent::{POD, STREAMS, Talk, TestAgent, in_pod, soon, this_user},
 };
 
 /// A scripted proxy.
-struct Proxy {
-    requests: Sender<DiscoveryRequest>,
-    responses: Streaming<DiscoveryResponse>,
-}
+type Proxy = Talk<DiscoveryRequest, DiscoveryResponse>;
 
 fn wants(names: &[&str]) -> DiscoveryRequest {
     DiscoveryRequest {
@@ -74,25 +71,6 @@ impl Proxy {
             requests,
             responses,
         })
-    }
-
-    async fn send(&self, request: DiscoveryRequest) {
-        self.requests.send(request).await.unwrap();
-    }
-
-    async fn next(&mut self) -> DiscoveryResponse {
-        soon(self.responses.message())
-            .await
-            .unwrap()
-            .expect("the stream goes on")
-    }
-
-    async fn end(&mut self) -> Status {
-        soon(self.responses.message()).await.unwrap_err()
-    }
-
-    async fn silence(&mut self) {
-        nothing_from(self.responses.message()).await;
     }
 }
 
