@@ -134,11 +134,10 @@ async fn end(kept: &Kept, ca: Ca, mut log: LogOf, progress: Progress) {
     ca.terminate().await;
     let begun = Instant::now();
     let (verified, checkpoints) = kept.verify(&key).await;
-    // The stop is an entry, and a checkpoint covers it.
-    assert_eq!(
-        (verified.size, verified.covered),
-        (log.size + 1, log.size + 1)
-    );
+    // The stop is an entry, and a checkpoint covers it. What the load had asked for when it
+    // was killed may have been recorded after the log was read.
+    assert!(verified.size > log.size, "{} {}", verified.size, log.size);
+    assert_eq!(verified.covered, verified.size);
     assert_eq!(checkpoints, progress.kills);
     let result = format!(
         "{} kills in {:.0} s: {} certificates arrived, {} receipts verified; a log of {} \

@@ -3,9 +3,10 @@
 
 mod trace;
 
+use std::path::Path;
 use std::time::Duration;
 
-use citadel_tests::citadel::CaBuilder;
+use citadel_tests::citadel::{Ca, CaBuilder};
 use citadel_tests::client::ClientBuilder;
 use citadel_tests::dir::TestDir;
 use citadel_tests::kubernetes::ApiServer;
@@ -20,6 +21,12 @@ const ANSWERS: usize = 200;
 /// below 100.
 const LEAST_ANSWER: usize = 800;
 
+/// A token alone is about 1,000 octets, and never in HPACK's table.
+const LEAST_REQUEST: usize = 800;
+
+const CALLS: &str = "trace=fdatasync,fsync,pwrite64,write,writev,sendto,sendmsg,\
+                     read,readv,recvfrom,recvmsg";
+
 #[tokio::test]
 async fn each_of_200_answers_is_written_after_the_log_s_fdatasync_returned() {
     let api = ApiServer::shared().await;
@@ -30,25 +37,7 @@ async fn each_of_200_answers_is_written_after_the_log_s_fdatasync_returned() {
 
     let dir = TestDir::new("durability");
     let output = dir.join("strace");
-    let strace = part("STRACE");
-    let calls = "trace=fdatasync,fsync,pwrite64,write,writev,sendto,sendmsg";
-    let wrapper = [
-        // -D: the CA stays the process that was started. -yy: files and sockets by name.
-        // -s 0: what is written is nobody's business, not even in a test.
-        strace.to_str().expect("a plain path"),
-        "-D",
-        "-f",
-        "-ttt",
-        "-yy",
-        "-s",
-        "0",
-        "-e",
-        calls,
-        "-o",
-        output.to_str().expect("a plain path"),
-        "--",
-    ];
-    let ca = CaBuilder::new(api).await.wrapped(wrapper).start().await;
+    let ca = traced(api, &output).await;
     let client = ClientBuilder::new(&ca).token(&token).build();
     // The first makes the connection, whose handshake is not an answer.
     client.issue(&csr::plain()).await.expect("an SVID");
@@ -81,25 +70,15 @@ async fn each_of_200_answers_is_written_after_the_log_s_fdatasync_returned() {
         "one write for each answer, and none besides"
     );
 
-    let mut before = 0;
     for (number, answer) in answers.into_iter().enumerate() {
-        let since = &events[before..answer];
-        let written = since.iter().rposition(|event| event.is_write_to(&wal));
+        let since = since_request(events, &local.to_string(), answer);
+        // Writes after that sync are another transaction's: the tree has its own.
+        let written = since.iter().position(|event| event.is_write_to(&wal));
         let written = written.unwrap_or_else(|| panic!("answer {number}: nothing was written"));
-        let synced = since[written..]
-            .iter()
-            .any(|event| event.is_done_sync_of(&wal));
         assert!(
-            synced,
-            "answer {number} was not on the disk: {:#?}",
-            &since[written..]
+            is_synced(&since[written..], &wal),
+            "answer {number} was not on the disk: {since:#?}"
         );
-        // A sync that began before the last write would prove nothing.
-        let begun_after = since[written..]
-            .iter()
-            .any(|event| event.is_begun_sync_of(&wal));
-        assert!(begun_after, "answer {number}: {:#?}", &since[written..]);
-        before = answer + 1;
     }
     drop(ca);
 }
@@ -112,23 +91,7 @@ async fn no_answer_overtakes_a_write_to_the_log_that_is_not_synced() {
     api.create_node("batches").await;
     let dir = TestDir::new("batches");
     let output = dir.join("strace");
-    let strace = part("STRACE");
-    let calls = "trace=fdatasync,fsync,pwrite64,write,writev,sendto,sendmsg";
-    let wrapper = [
-        strace.to_str().expect("a plain path"),
-        "-D",
-        "-f",
-        "-ttt",
-        "-yy",
-        "-s",
-        "0",
-        "-e",
-        calls,
-        "-o",
-        output.to_str().expect("a plain path"),
-        "--",
-    ];
-    let ca = CaBuilder::new(api).await.wrapped(wrapper).start().await;
+    let ca = traced(api, &output).await;
     let mut callers = Vec::new();
     for number in 0..8 {
         let pod = format!("web-{number}");
@@ -170,19 +133,14 @@ async fn no_answer_overtakes_a_write_to_the_log_that_is_not_synced() {
         },
     )
     .await;
-    // A caller's next request came after its last answer, so a sync lies between any two
-    // of its answers.
     let events = &events[begun..];
     for local in &locals {
-        let mut before = 0;
         for answer in answers_to(events, local) {
-            let since = &events[before..answer];
-            let synced = since.iter().any(|event| event.is_done_sync_of(&wal));
+            let since = since_request(events, local, answer);
             assert!(
-                synced,
-                "an answer to {local} without a sync since the last: {since:#?}"
+                is_synced(since, &wal),
+                "an answer to {local} without a sync since the request: {since:#?}"
             );
-            before = answer + 1;
         }
     }
     let syncs = events
@@ -214,6 +172,47 @@ async fn the_writer_s_connection_reads_synchronous_full_back() {
     // 2 is FULL.
     assert_eq!(line["synchronous"], "2", "{line}");
     assert_eq!(line["journal_mode"], "wal", "{line}");
+}
+
+/// A CA whose calls `strace` writes to the file.
+async fn traced(api: &ApiServer, output: &Path) -> Ca {
+    let strace = part("STRACE");
+    let wrapper = [
+        // -D: the CA stays the process that was started. -yy: files and sockets by name.
+        // -s 0: what is written is nobody's business, not even in a test.
+        strace.to_str().expect("a plain path"),
+        "-D",
+        "-f",
+        "-ttt",
+        "-yy",
+        "-s",
+        "0",
+        "-e",
+        CALLS,
+        "-o",
+        output.to_str().expect("a plain path"),
+        "--",
+    ];
+    CaBuilder::new(api).await.wrapped(wrapper).start().await
+}
+
+/// From the arrival of the request to its answer. A client has one request at a time.
+fn since_request<'a>(events: &'a [Event], client: &str, answer: usize) -> &'a [Event] {
+    let arrived = events[..answer]
+        .iter()
+        .rposition(|event| event.is_read_from_peer(client, LEAST_REQUEST));
+    let arrived = arrived.unwrap_or_else(|| panic!("no request of {client} before event {answer}"));
+    &events[arrived..answer]
+}
+
+/// Whether a sync began and returned: one that began before would prove nothing.
+fn is_synced(events: &[Event], wal: &str) -> bool {
+    let begun = events.iter().position(|event| event.is_begun_sync_of(wal));
+    begun.is_some_and(|begun| {
+        events[begun..]
+            .iter()
+            .any(|event| event.is_done_sync_of(wal))
+    })
 }
 
 /// Where, among the events, an answer's write to this client begins.

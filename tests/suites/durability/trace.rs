@@ -101,6 +101,16 @@ impl Event {
             && matches!(self.moment, Moment::Begun(Some(octets)) if octets >= least)
     }
 
+    /// A read of at least so many octets from the peer with this address has returned.
+    pub(crate) fn is_read_from_peer(&self, peer: &str, least: usize) -> bool {
+        let least = i64::try_from(least).expect("a small number");
+        matches!(
+            self.name.as_str(),
+            "read" | "readv" | "recvfrom" | "recvmsg"
+        ) && self.target.ends_with(&format!("->{peer}]"))
+            && matches!(self.moment, Moment::Done(octets) if octets >= least)
+    }
+
     fn is_sync_of(&self, path: &str) -> bool {
         matches!(self.name.as_str(), "fdatasync" | "fsync") && self.target == path
     }
@@ -129,7 +139,8 @@ fn a_call_in_two_lines_is_in_its_place_twice() {
 7  100.4 <... fdatasync resumed>) = 0
 7  100.5 fdatasync(9</d/citadel.db-wal>) = -1 EIO (Input/output error)
 8  100.6 sendto(12<TCP:[127.0.0.1:10->127.0.0.1:20]>, \"\"..., 1200, MSG_NOSIGNAL, NULL, 0) = 1200
-8  100.7 write(3<pi";
+9  100.7 recvfrom(12<TCP:[127.0.0.1:10->127.0.0.1:20]>, \"\"..., 4096, 0, NULL, NULL) = 1100
+8  100.8 write(3<pi";
     std::fs::write(file.path(), text).unwrap();
     let events = read(file.path());
     let wal = "/d/citadel.db-wal";
@@ -146,5 +157,9 @@ fn a_call_in_two_lines_is_in_its_place_twice() {
     assert_eq!(
         places(&|event| event.is_write_to_peer("127.0.0.1:20", 1000)),
         [8]
+    );
+    assert_eq!(
+        places(&|event| event.is_read_from_peer("127.0.0.1:20", 800)),
+        [11]
     );
 }
