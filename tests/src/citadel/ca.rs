@@ -81,6 +81,13 @@ impl CaBuilder {
         self
     }
 
+    /// Puts it on SQLite whatever the suite is asked to run on: a test of its files.
+    #[must_use]
+    pub fn on_sqlite(self) -> Self {
+        let file = self.database();
+        self.set("store", format!("sqlite:{}", file.display()))
+    }
+
     /// Sets an environment variable of the program.
     #[must_use]
     pub fn env(mut self, name: &str, value: &str) -> Self {
@@ -100,6 +107,11 @@ impl CaBuilder {
         &self.dir
     }
 
+    /// Where its `SQLite` file is, if it has one.
+    fn database(&self) -> PathBuf {
+        self.dir.join("data/citadel.db")
+    }
+
     /// Starts it and waits until it is ready.
     pub async fn start(self) -> Ca {
         let ca = self.start_unready();
@@ -110,7 +122,7 @@ impl CaBuilder {
     /// Starts it, ready or not: a refusal to start is to be seen as well.
     pub fn start_unready(mut self) -> Ca {
         if self.settings.value("store").is_null() {
-            let file = self.dir.join("data/citadel.db");
+            let file = self.database();
             self.settings.set("store", store::fresh(&file));
         }
         let config = self.dir.write("ca.yaml", self.settings.text());

@@ -80,7 +80,7 @@ async fn a_ca_that_may_not_write_the_configmap_says_so() {
 async fn a_ca_whose_disk_went_back_is_refused_by_what_the_configmap_holds() {
     let api = ApiServer::start().await;
     let map = json!({ "namespace": "citadel-system", "name": "citadel-bundle" });
-    let mut scene = Scene::on(&api, |ca| ca.set("bundle_configmap", map)).await;
+    let mut scene = Scene::on(&api, |ca| ca.on_sqlite().set("bundle_configmap", map)).await;
     let web = scene.workload("went-back").await;
     scene.identity_of(&web).await;
     assert!(scene.ca.terminate().await.success());
