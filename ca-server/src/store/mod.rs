@@ -7,6 +7,7 @@
 
 mod audit;
 mod error;
+mod facts;
 mod index;
 mod postgres;
 mod query;

@@ -3,6 +3,8 @@
 use citadel_proto::log::{Entry, entry::Kind};
 use prost::Message;
 
+use super::facts::{CertificateFacts, EntryFacts, Facts, SubjectFacts};
+
 /// The indexed facts of one log entry.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct IndexRow {
@@ -29,7 +31,7 @@ pub struct CertificateRow {
 }
 
 /// Whose certificate it is, and under which key.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SubjectRow {
     /// Trust domain of the SPIFFE ID.
     pub trust_domain: String,
@@ -63,6 +65,14 @@ impl IndexRow {
     /// Derives the row from an encoded `citadel.log.v1.Entry`. Bytes that are none yield
     /// a row without facts: the log keeps what it was given, and so does its index.
     pub fn of(bytes: &[u8]) -> Self {
+        match Facts::of(bytes) {
+            Facts::InPlace(facts) => facts.to_row(),
+            Facts::Decoded(row) => row,
+        }
+    }
+
+    /// The same by the full decoder.
+    pub(super) fn decoded(bytes: &[u8]) -> Self {
         let Ok(entry) = Entry::decode(bytes) else {
             return Self::default();
         };
@@ -97,10 +107,44 @@ impl IndexRow {
             }),
         }
     }
+
+    pub(super) fn facts(&self) -> EntryFacts<'_> {
+        EntryFacts {
+            time_ms: self.time_ms,
+            certificate: self.certificate.as_ref().map(|row| CertificateFacts {
+                serial: &row.serial,
+                spki_sha256: &row.spki_sha256,
+                not_before: row.not_before,
+                not_after: row.not_after,
+                subject: row.subject.facts(),
+            }),
+        }
+    }
+}
+
+// === impl SubjectRow ===
+
+impl SubjectRow {
+    fn facts(&self) -> SubjectFacts<'_> {
+        SubjectFacts {
+            trust_domain: &self.trust_domain,
+            spiffe_id: &self.spiffe_id,
+            certificate_use: self.certificate_use,
+            cluster: &self.cluster,
+            namespace: &self.namespace,
+            account: &self.account,
+            account_uid: &self.account_uid,
+            pod: &self.pod,
+            pod_uid: &self.pod_uid,
+            node: &self.node,
+            node_uid: &self.node_uid,
+            issuer_key_id: &self.issuer_key_id,
+        }
+    }
 }
 
 /// The authority of a SPIFFE ID; empty where the text is none.
-fn trust_domain(spiffe_id: &str) -> &str {
+pub(super) fn trust_domain(spiffe_id: &str) -> &str {
     spiffe_id
         .strip_prefix("spiffe://")
         .and_then(|rest| rest.split('/').next())

@@ -10,8 +10,8 @@ use super::{
     Bounds, Digest, SubjectIds, SubjectKey, digest, epoch, epoch_ends_at, key_column, run::EPOCH,
 };
 use crate::store::{
-    AuditedEntry, CertificateRow, IndexRow, IndexedEpoch, LogIndex, MAX_PAGE, Store, StoreError,
-    SubjectRow,
+    AuditedEntry, IndexedEpoch, LogIndex, MAX_PAGE, Store, StoreError,
+    facts::{CertificateFacts, EntryFacts, Facts, SubjectFacts},
 };
 
 /// What the rows of one epoch say.
@@ -106,12 +106,13 @@ impl IndexCheck {
                 async move { store.indexed_epoch(epoch).await },
             ));
         }
-        let row = IndexRow::of(&audited.entry.bytes);
-        if let Some(what) = wrong_serial(audited, row.certificate.as_ref()) {
+        let facts = Facts::of(&audited.entry.bytes);
+        let facts = facts.get();
+        if let Some(what) = wrong_serial(audited, facts.certificate) {
             let index = audited.entry.index.0;
             return Ok(Some(Mismatch { index, what }));
         }
-        self.expect(row, store.as_ref());
+        self.expect(facts, store.as_ref());
         if self.next.is_multiple_of(EPOCH) {
             return self.compare(store.as_ref()).await;
         }
@@ -132,25 +133,26 @@ impl IndexCheck {
         }))
     }
 
-    fn expect(&mut self, row: IndexRow, store: &dyn Store) {
-        let certificate = row.certificate.map(|certificate| ExpectedCertificate {
-            key: key_column(&certificate.spki_sha256),
+    fn expect(&mut self, facts: EntryFacts<'_>, store: &dyn Store) {
+        let certificate = facts.certificate.map(|certificate| ExpectedCertificate {
+            key: key_column(certificate.spki_sha256),
             not_before: certificate.not_before,
             not_after: certificate.not_after,
             subject: self.subject(certificate.subject, store),
         });
         self.entries.push(Expected {
-            time_ms: row.time_ms,
+            time_ms: facts.time_ms,
             certificate,
         });
         self.next += 1;
     }
 
-    fn subject(&mut self, subject: SubjectRow, store: &dyn Store) -> usize {
+    fn subject(&mut self, subject: SubjectFacts<'_>, store: &dyn Store) -> usize {
         let key = self.hashers.key(&subject);
         if let Some(place) = self.places.get(&key) {
             return *place;
         }
+        let subject = subject.to_row();
         let full = digest(&subject);
         self.subjects
             .push((full, digest(&store.indexed_subject(subject))));
@@ -184,7 +186,7 @@ impl IndexCheck {
                 }));
             }
             for entry in more {
-                self.expect(IndexRow::of(&entry.bytes), store);
+                self.expect(Facts::of(&entry.bytes).get(), store);
             }
         }
         let found = Comparison {
@@ -209,9 +211,12 @@ impl IndexCheck {
 }
 
 /// What is wrong with the serial beside an entry.
-fn wrong_serial(audited: &AuditedEntry, certificate: Option<&CertificateRow>) -> Option<String> {
+fn wrong_serial(
+    audited: &AuditedEntry,
+    certificate: Option<CertificateFacts<'_>>,
+) -> Option<String> {
     let beside = audited.serial.as_deref();
-    match (certificate.map(|known| known.serial.as_slice()), beside) {
+    match (certificate.map(|known| known.serial), beside) {
         (Some(own), Some(beside)) if own != beside => {
             return Some(format!(
                 "records the serial {}, and {} stands beside it",

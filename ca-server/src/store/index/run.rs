@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::{SubjectIds, SubjectKey};
-use crate::store::{IndexRow, StoreError, SubjectRow};
+use crate::store::{StoreError, SubjectRow, facts::Facts};
 
 /// Log entries of one epoch, as a shift: 65,536. See `migrations/sqlite/index`.
 const EPOCH_BITS: u32 = 16;
@@ -71,24 +71,28 @@ pub(in crate::store) struct Bounds {
 
 impl Run {
     /// Adds the entry at this index.
-    pub(in crate::store) fn add(&mut self, index: u64, row: IndexRow, known: &SubjectIds) {
+    pub(in crate::store) fn add(&mut self, index: u64, bytes: &[u8], known: &SubjectIds) {
+        let facts = Facts::of(bytes);
+        let facts = facts.get();
         let epoch = epoch(index);
         let index = index.cast_signed();
         let mut validity = None;
-        if let Some(certificate) = row.certificate {
+        if let Some(certificate) = facts.certificate {
             let key = known.key(&certificate.subject);
             let subject = known.id(&key).map_or(Subject::Unknown(key), Subject::Known);
             if matches!(subject, Subject::Unknown(_)) {
-                self.unknown.entry(key).or_insert(certificate.subject);
+                self.unknown
+                    .entry(key)
+                    .or_insert_with(|| certificate.subject.to_row());
             }
             let (not_before, not_after) = (certificate.not_before, certificate.not_after);
             self.issued
                 .push((epoch, subject, index, not_before, not_after));
             self.keys
-                .push((epoch, key_column(&certificate.spki_sha256), index));
+                .push((epoch, key_column(certificate.spki_sha256), index));
             validity = Some((not_before, not_after));
         }
-        let bounds = Bounds::of(row.time_ms, validity);
+        let bounds = Bounds::of(facts.time_ms, validity);
         self.epochs
             .entry(epoch)
             .and_modify(|known| *known = known.with(bounds))

@@ -7,7 +7,7 @@ use std::{
 
 use citadel_identity::crypto::sha256;
 
-use crate::store::SubjectRow;
+use crate::store::{SubjectRow, facts::SubjectFacts};
 
 /// Identifies a subject in the database: first half of the SHA-256 over all its fields.
 pub(in crate::store) type Digest = [u8; 16];
@@ -42,7 +42,7 @@ impl SubjectIds {
         }
     }
 
-    pub(in crate::store) fn key(&self, subject: &SubjectRow) -> SubjectKey {
+    pub(in crate::store) fn key(&self, subject: &SubjectFacts<'_>) -> SubjectKey {
         (
             self.hashers.0.hash_one(subject),
             self.hashers.1.hash_one(subject),

@@ -19,13 +19,13 @@ use super::{
     select::entries,
 };
 use crate::store::{
-    IndexRow, StoreError,
+    StoreError,
     index::{IndexerOrders, Order, Run, SubjectIds},
     shared::Shared,
     writer::to_row,
 };
 
-/// Goes up with each change of what [`IndexRow`] derives, or of what the columns mean.
+/// Goes up with each change of what [`crate::store::IndexRow`] derives, or of what the columns mean.
 pub(super) const VERSION: i32 = 1;
 
 /// Entries read at once.
@@ -236,7 +236,7 @@ impl Indexer {
                 )));
             }
             for entry in chunk {
-                run.add(next, IndexRow::of(&entry.bytes), &self.ids);
+                run.add(next, &entry.bytes, &self.ids);
                 next += 1;
             }
         }

@@ -18,7 +18,7 @@ use super::{
     subjects::Subjects,
 };
 use crate::store::{
-    IndexRow, StoreError,
+    StoreError,
     index::{Bounds, IndexerOrders, Order, Run, SubjectIds},
     shared::Shared,
 };
@@ -235,7 +235,7 @@ impl Indexer {
     /// Adds the entry if it is the next one.
     fn add(&mut self, index: u64, bytes: &[u8]) {
         if index == self.next {
-            self.run.add(index, IndexRow::of(bytes), &self.ids);
+            self.run.add(index, bytes, &self.ids);
             self.next += 1;
         }
     }
