@@ -143,7 +143,7 @@ fn issued(mut bytes: &[u8]) -> Option<CertificateFacts<'_>> {
             (6, Field::Varint(value)) => facts.not_before = value.cast_signed(),
             (7, Field::Varint(value)) => facts.not_after = value.cast_signed(),
             (8, Field::Varint(value)) => {
-                facts.subject.certificate_use = i32::try_from(value).ok()?
+                facts.subject.certificate_use = i32::try_from(value).ok()?;
             }
             (9, Field::Bytes(value)) => caller(value)?,
             (10, Field::Bytes(value)) => origin(value, &mut facts.subject)?,

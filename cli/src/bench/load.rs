@@ -45,6 +45,8 @@ pub(crate) struct Load {
 pub(crate) struct Seen {
     /// Of each call that ended while it was measured, in microseconds, sorted.
     pub(crate) latencies: Vec<u32>,
+    /// When each of them began and ended.
+    pub(crate) times: Vec<(Instant, Instant)>,
     /// What went wrong from start to end, and how often: calls, and items of batches.
     pub(crate) errors: BTreeMap<String, u64>,
 }
@@ -131,6 +133,7 @@ impl Running {
                 .await
                 .map_err(|_| Failure::local("a worker panicked"))??;
             seen.latencies.extend(part.latencies);
+            seen.times.extend(part.times);
             for (error, count) in part.errors {
                 *seen.errors.entry(error).or_default() += count;
             }
@@ -160,9 +163,8 @@ impl Shared {
                     let issued = self.take(message, &mut seen)?;
                     self.certificates.fetch_add(issued, Ordering::Relaxed);
                     if end >= self.measure_from && end <= self.end && issued > 0 {
-                        let micros = (end - start).as_micros();
-                        seen.latencies
-                            .push(u32::try_from(micros).unwrap_or(u32::MAX));
+                        seen.latencies.push(micros(end - start));
+                        seen.times.push((start, end));
                     }
                     if issued == 0 {
                         tokio::time::sleep(PAUSE).await;
@@ -218,6 +220,10 @@ impl Shared {
         }
         Ok(issued)
     }
+}
+
+pub(crate) fn micros(time: Duration) -> u32 {
+    u32::try_from(time.as_micros()).unwrap_or(u32::MAX)
 }
 
 impl Seen {

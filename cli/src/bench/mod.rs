@@ -10,6 +10,7 @@ mod load;
 mod material;
 mod measure;
 mod overload;
+mod pauses;
 mod population;
 mod received;
 mod report;

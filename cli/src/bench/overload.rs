@@ -4,6 +4,7 @@
 //! first alone, then beside the other one's flood, which is a process of its own at the
 //! lowest priority: in a cluster it would be on another machine, not on the server's cores.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::path::Path as FilePath;
 use std::process::Stdio;
@@ -20,9 +21,10 @@ use tokio::process::{Child, Command};
 
 use super::agents::Agents;
 use super::args::Path;
-use super::load::{Lane, Load, Seen};
+use super::load::{Lane, Load, Seen, micros};
 use super::material;
 use super::measure::percentile;
+use super::pauses::{self, Observer, Pause};
 use super::population::Population;
 use super::rsa_key::RsaKey;
 use super::server::{self, Server, Workplace};
@@ -39,6 +41,9 @@ const PODS: usize = 200;
 const WARM_UP: Duration = Duration::from_secs(2);
 
 /// Measures what one flooding node costs the others: p99 alone and beside the flood.
+///
+/// Requests in whose time the machine itself stood still are counted apart, where this can be
+/// observed (as root).
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = crate::exit::EXIT_CODES)]
 pub(crate) struct OverloadArgs {
@@ -57,6 +62,8 @@ struct Report {
     beside_flood: Figures,
     /// p99 beside the flood ÷ p99 alone.
     p99_ratio: f64,
+    /// The same of the requests that met no pause of the machine.
+    p99_ratio_without_pauses: Option<f64>,
 }
 
 #[derive(Serialize)]
@@ -65,6 +72,17 @@ struct Figures {
     p50_ms: f64,
     p99_ms: f64,
     errors: u64,
+    without_pauses: Option<WithoutPauses>,
+}
+
+/// Of the requests in whose time the machine did not stand still.
+#[derive(Serialize)]
+struct WithoutPauses {
+    /// How much of the time the machine stood still.
+    paused_share: f64,
+    requests: usize,
+    p50_ms: f64,
+    p99_ms: f64,
 }
 
 impl OverloadArgs {
@@ -137,6 +155,11 @@ impl OverloadArgs {
         Ok(Report {
             flood_in_flight: self.flood,
             p99_ratio: beside.p99_ms / alone.p99_ms,
+            p99_ratio_without_pauses: beside
+                .without_pauses
+                .as_ref()
+                .zip(alone.without_pauses.as_ref())
+                .map(|(beside, alone)| beside.p99_ms / alone.p99_ms),
             alone,
             beside_flood: beside,
         })
@@ -153,11 +176,17 @@ impl OverloadArgs {
             received: None,
         };
         let progress = Progress::new(step, self.duration.as_secs());
+        let observer = Observer::start()
+            .inspect_err(|reason| {
+                output::note(&format!("the machine's pauses are not observed: {reason}"));
+            })
+            .ok();
         let running = load.start();
         running.warmed_up().await;
         running.measured(&progress).await;
+        let pauses = observer.map(Observer::finish);
         let (seen, _) = running.finish().await?;
-        Figures::of(&seen)
+        Figures::of(&seen, pauses.as_deref())
     }
 
     fn flood(
@@ -248,7 +277,7 @@ impl Scene<'_> {
 }
 
 impl Figures {
-    fn of(seen: &Seen) -> Result<Self, Failure> {
+    fn of(seen: &Seen, pauses: Option<&[Pause]>) -> Result<Self, Failure> {
         if seen.latencies.is_empty() {
             return Err(Failure::unavailable(
                 "not one request was answered while it was measured",
@@ -260,6 +289,30 @@ impl Figures {
             p50_ms: ms(50.0),
             p99_ms: ms(99.0),
             errors: seen.errors.values().sum(),
+            without_pauses: pauses.and_then(|pauses| WithoutPauses::of(seen, pauses)),
+        })
+    }
+}
+
+impl WithoutPauses {
+    /// `None` if no request is left.
+    fn of(seen: &Seen, pauses: &[Pause]) -> Option<Self> {
+        let times = seen
+            .times
+            .iter()
+            .map(|(from, to)| (from.into_std(), to.into_std()));
+        let from = times.clone().map(|(from, _)| from).min()?;
+        let to = times.clone().map(|(_, to)| to).max()?;
+        let mut rest: Vec<u32> = times
+            .filter(|(from, to)| !pauses::meets(pauses, *from, *to))
+            .map(|(from, to)| micros(to - from))
+            .collect();
+        rest.sort_unstable();
+        (!rest.is_empty()).then(|| Self {
+            paused_share: pauses::share(pauses, from, to),
+            requests: rest.len(),
+            p50_ms: f64::from(percentile(&rest, 50.0)) / 1e3,
+            p99_ms: f64::from(percentile(&rest, 99.0)) / 1e3,
         })
     }
 }
@@ -288,11 +341,38 @@ impl Report {
                 figures.errors.to_string(),
             ]);
         }
-        format!(
+        for (name, figures) in [
+            ("alone, no pause met", &self.alone),
+            ("beside it, no pause met", &self.beside_flood),
+        ] {
+            if let Some(rest) = &figures.without_pauses {
+                table.row(vec![
+                    name.to_owned(),
+                    rest.requests.to_string(),
+                    format!("{:.2}", rest.p50_ms),
+                    format!("{:.2}", rest.p99_ms),
+                    String::new(),
+                ]);
+            }
+        }
+        let mut text = format!(
             "{}p99 beside {} requests in flight of another node: {:.2} times as long\n",
             table.render(),
             self.flood_in_flight,
             self.p99_ratio
-        )
+        );
+        let pauses =
+            [&self.alone, &self.beside_flood].map(|figures| figures.without_pauses.as_ref());
+        if let ([Some(alone), Some(beside)], Some(ratio)) = (pauses, self.p99_ratio_without_pauses)
+        {
+            let _ = writeln!(
+                text,
+                "the machine stood still for {:.1} % of the time alone and {:.1} % beside the \
+                 flood; of the requests that met none of it {ratio:.2} times",
+                alone.paused_share * 100.0,
+                beside.paused_share * 100.0,
+            );
+        }
+        text
     }
 }
