@@ -2,6 +2,7 @@
 //! feature `crypto-ring`. Everything else asks here.
 
 mod jws;
+mod sealed;
 
 use std::sync::{Arc, OnceLock};
 
@@ -30,6 +31,7 @@ use backend::signature::{
 };
 
 pub use jws::{JwsAlgorithm, JwsKey};
+pub use sealed::{NotSealed, OneTimeKey, seal};
 
 /// A cryptographic operation did not succeed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]

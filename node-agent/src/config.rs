@@ -25,6 +25,7 @@ use crate::{
     ca_client::FirstTrust,
     connections::Limits,
     files::config::{self as files, FilesConfig, Rule},
+    handover::{HandoverConfig, HandoverSettings},
     pods::config::{PodsConfig, PodsSettings},
     sds::folders::{self, FolderRule, SdsFolder},
     secrets::ManagerOptions,
@@ -66,6 +67,8 @@ pub struct Config {
     pub pods: Option<PodsConfig>,
     /// Folders whose files SDS serves under istio-proxy's names for them; none by default.
     pub sds_files: Vec<SdsFolder>,
+    /// Whether another agent may take over from this one.
+    pub handover: HandoverConfig,
     /// Bounds.
     pub limits: LimitsConfig,
     /// Logs.
@@ -153,6 +156,8 @@ pub struct Settings {
     pub manager: ManagerOptions,
     /// Folders that SDS serves from.
     pub sds_files: Arc<[FolderRule]>,
+    /// How another agent takes over, if it may.
+    pub handover: Option<HandoverSettings>,
 }
 
 impl Config {
@@ -275,6 +280,17 @@ impl Config {
                 ..ManagerOptions::default()
             },
             sds_files,
+            handover: self.handover(),
+        })
+    }
+
+    /// Beside the administrators' socket: in a folder that is the agent's user's alone.
+    fn handover(&self) -> Option<HandoverSettings> {
+        let default = || default_admin_socket(&self.socket);
+        let beside = self.admin_socket.clone().unwrap_or_else(default);
+        self.handover.enabled.then(|| HandoverSettings {
+            socket: beside.with_file_name("handover.sock"),
+            then: self.handover.then,
         })
     }
 
@@ -359,6 +375,7 @@ impl Default for Config {
             files: Vec::new(),
             pods: None,
             sds_files: Vec::new(),
+            handover: HandoverConfig::default(),
             limits: LimitsConfig::default(),
             log: LogConfig::default(),
         }

@@ -11,6 +11,7 @@ pub mod config;
 pub mod connections;
 pub mod files;
 mod gate;
+pub mod handover;
 pub mod holders;
 pub mod identities;
 pub mod metrics;
@@ -29,11 +30,13 @@ mod testing;
 #[cfg(test)]
 mod testing_agent;
 
-use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    io, net::SocketAddr, os::fd::AsFd as _, path::PathBuf, sync::Arc, task::Poll, time::Duration,
+};
 
 use citadel_identity::crypto;
 use citadel_kubernetes::{ConnectError, NodePods};
-use citadel_proto::agent::agent_admin_service_server::AgentAdminServiceServer;
+use citadel_proto::agent::{SocketKind, agent_admin_service_server::AgentAdminServiceServer};
 use citadel_proto::workload::spiffe_workload_api_server::SpiffeWorkloadApiServer;
 use citadel_runtime::{
     Shutdown, ShutdownSignal,
@@ -42,8 +45,9 @@ use citadel_runtime::{
     process,
 };
 use envoy_types::pb::envoy::service::secret::v3::secret_discovery_service_server::SecretDiscoveryServiceServer;
+use futures::StreamExt as _;
 use prometheus_client::registry::Registry;
-use tokio::net::UnixListener;
+use tokio::{net::UnixListener, task::JoinHandle};
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::{Server, server::Router};
 
@@ -54,6 +58,10 @@ use crate::{
     config::{Config, Settings, default_admin_socket},
     connections::Limits,
     files::keeper::Keeper,
+    handover::{
+        Afterwards, Giver, HandoverError, HandoverSettings, Own, Predecessor, Served, Successor,
+        Taken, Tie,
+    },
     holders::Holders,
     identities::Identities,
     metrics::Metrics,
@@ -105,6 +113,16 @@ pub struct Bound {
     sds_files: Arc<[FolderRule]>,
     holders: Holders,
     administration: Option<Administration>,
+    handover: Option<HandoverSocket>,
+    /// Held until the end, which the process before this one waits for.
+    _tie: Option<Tie>,
+    giver: Giver,
+}
+
+/// Where a successor asks.
+struct HandoverSocket {
+    listener: UnixListener,
+    placed: BoundSocket,
 }
 
 /// The pods of this node, and whom they come from.
@@ -139,6 +157,9 @@ pub enum StartError {
     /// The admin port can't be bound.
     #[error("admin_listen: {0}")]
     Admin(#[source] io::Error),
+    /// See [`HandoverError`].
+    #[error("handover: {0}")]
+    Handover(#[from] HandoverError),
     /// The server ended by itself.
     #[error("the socket's server failed: {0}")]
     Serve(#[from] tonic::transport::Error),
@@ -199,6 +220,12 @@ pub async fn build(config: Config, parts: Parts) -> Result<Bound, StartError> {
         metrics.clone(),
         settings.manager.clone(),
     );
+    let giver = Giver {
+        trust_domain: settings.trust_domain.clone(),
+        session: Arc::clone(&session),
+        manager: manager.clone(),
+    };
+    let mut taken = predecessor(&settings, &giver).await;
     let identities = Identities {
         manager,
         trust_domain: settings.trust_domain.clone(),
@@ -215,9 +242,7 @@ pub async fn build(config: Config, parts: Parts) -> Result<Bound, StartError> {
         metrics: metrics.clone(),
     };
     let keepers = settings.files.iter().cloned().map(keeper).collect();
-    let admin_server = AdminServer::bind(settings.admin_listen, readiness, Arc::new(registry))
-        .await
-        .map_err(StartError::Admin)?;
+    let admin_server = admin(&settings, readiness, Arc::new(registry), taken.as_mut()).await?;
     let holders = Holders::new(Arc::clone(&parts.clock), metrics.clone());
     let service = AgentAdmin {
         own_uid: nix::unistd::geteuid().as_raw(),
@@ -229,8 +254,18 @@ pub async fn build(config: Config, parts: Parts) -> Result<Bound, StartError> {
         metrics: metrics.clone(),
         clock: parts.clock,
     };
-    let administration = administration(service, &settings)?;
-    let (listener, placed) = socket::bind(&settings.socket, socket::Audience::Workloads)?;
+    let administration = administration(service, &settings, taken.as_mut())?;
+    let handover = handover_socket(&settings, taken.as_mut())?;
+    let handed = taken.as_mut();
+    let handed = handed.map(|taken| taken.unix(SocketKind::Workloads, &settings.socket));
+    let (listener, placed) = match handed.transpose()?.flatten() {
+        Some(handed) => handed,
+        None => socket::bind(&settings.socket, Audience::Workloads)?,
+    };
+    let tie = match taken {
+        Some(taken) => Some(taken.confirm().await?),
+        None => None,
+    };
     Ok(Bound {
         socket: settings.socket,
         admin: admin_server.address(),
@@ -249,7 +284,77 @@ pub async fn build(config: Config, parts: Parts) -> Result<Bound, StartError> {
         sds_files: settings.sds_files,
         holders,
         administration,
+        handover,
+        _tie: tie,
+        giver,
     })
+}
+
+/// What the agent that serves hands over, if there is one: the secrets are taken at once,
+/// the sockets when they are wanted. Without it this process starts as after a reboot, and
+/// finds the socket served where the other agent only said no.
+async fn predecessor(settings: &Settings, giver: &Giver) -> Option<Taken> {
+    let asked = settings.handover.as_ref()?.socket.clone();
+    let asked = handover::ask(asked, &settings.trust_domain, &settings.cluster).await;
+    let mut taken = match asked {
+        Ok(taken) => taken?,
+        Err(error) => {
+            tracing::warn!(%error, "nothing is taken over");
+            return None;
+        }
+    };
+    let restored = giver.take_over(std::mem::take(&mut taken.state));
+    tracing::info!(
+        version = taken.version,
+        secrets = restored.taken,
+        left = restored.left,
+        "this agent takes over from the one that serves"
+    );
+    Some(taken)
+}
+
+/// The admin port, or the other agent's where that has it already.
+async fn admin(
+    settings: &Settings,
+    readiness: Readiness,
+    registry: Arc<Registry>,
+    taken: Option<&mut Taken>,
+) -> Result<AdminServer, StartError> {
+    let address = settings.admin_listen;
+    let bound = AdminServer::bind(address, readiness.clone(), Arc::clone(&registry)).await;
+    let in_use = match bound {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => error,
+        bound => return bound.map_err(StartError::Admin),
+    };
+    let handed = taken.map(|taken| taken.tcp(SocketKind::AdminHttp, address.port()));
+    match handed.transpose()?.flatten() {
+        Some(listener) => AdminServer::on(listener, readiness, registry).map_err(StartError::Admin),
+        None => Err(StartError::Admin(in_use)),
+    }
+}
+
+/// Where a successor asks. As with the administrators' socket, a default folder that can't
+/// be made is no reason not to serve.
+fn handover_socket(
+    settings: &Settings,
+    taken: Option<&mut Taken>,
+) -> Result<Option<HandoverSocket>, StartError> {
+    let Some(HandoverSettings { socket: path, .. }) = &settings.handover else {
+        return Ok(None);
+    };
+    let handed = taken.map(|taken| taken.unix(SocketKind::Handover, path));
+    let bound = match handed.transpose()?.flatten() {
+        Some(handed) => Ok(handed),
+        None => socket::bind(path, Audience::Administrators),
+    };
+    match bound {
+        Ok((listener, placed)) => Ok(Some(HandoverSocket { listener, placed })),
+        Err(error) if settings.admin_socket.is_none() => {
+            tracing::warn!(%error, "no other agent can take over from this one; set admin_socket");
+            Ok(None)
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// The socket that the configuration names has to be bound; the default one may be in a
@@ -257,10 +362,16 @@ pub async fn build(config: Config, parts: Parts) -> Result<Bound, StartError> {
 fn administration(
     service: AgentAdmin,
     settings: &Settings,
-) -> Result<Option<Administration>, SocketError> {
+    taken: Option<&mut Taken>,
+) -> Result<Option<Administration>, StartError> {
     let default = || default_admin_socket(&settings.socket);
     let path = settings.admin_socket.clone().unwrap_or_else(default);
-    match socket::bind(&path, Audience::Administrators) {
+    let handed = taken.map(|taken| taken.unix(SocketKind::Administrators, &path));
+    let bound = match handed.transpose()?.flatten() {
+        Some(handed) => Ok(handed),
+        None => socket::bind(&path, Audience::Administrators),
+    };
+    match bound {
         Ok((listener, placed)) => Ok(Some(Administration {
             service,
             listener,
@@ -273,7 +384,7 @@ fn administration(
             );
             Ok(None)
         }
-        Err(error) => Err(error),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -295,13 +406,16 @@ impl Administration {
 }
 
 impl Bound {
-    /// Serves until the shutdown.
-    pub async fn serve(self) -> Result<(), StartError> {
+    /// Serves until the shutdown, or until another agent has taken over.
+    pub async fn serve(mut self) -> Result<Afterwards, StartError> {
+        let intake = Shutdown::new();
+        let waiting = self.wait_for_successor(&intake)?;
         let signal = || self.shutdown.signal();
         tracing::info!(
             socket = %self.socket.display(),
             admin = %self.admin,
             trust_domain = %self.identities.trust_domain,
+            pid = std::process::id(),
             "citadel-agent serves"
         );
         self.shutdown.spawn(Arc::clone(&self.session).run(signal()));
@@ -340,14 +454,27 @@ impl Bound {
             metrics: self.metrics.clone(),
             shutdown: signal(),
         };
+        let until = signal();
+        let ends = intake.clone();
+        self.shutdown.spawn(async move {
+            until.wait().await;
+            ends.trigger();
+        });
         let incoming = connections::accept(
             self.listener,
             self.attestor,
             &self.limits,
             &self.metrics,
-            signal(),
+            intake.signal(),
         )
         .map_err(StartError::Accept)?;
+        // Once another agent accepts, what this one had accepted is served first. Then its
+        // clients are told to connect anew (GOAWAY), and its streams end.
+        let ends = self.shutdown.clone();
+        let incoming = incoming.chain(futures::stream::poll_fn(move |_| {
+            ends.trigger();
+            Poll::Ready(None)
+        }));
         let server = router(&self.limits, sds, workload_api)
             .serve_with_incoming_shutdown(incoming, signal().wait_owned());
         let mut server = std::pin::pin!(server);
@@ -361,7 +488,64 @@ impl Bound {
         };
         drop(self.placed);
         self.shutdown.drain(DRAIN).await;
-        served.map_err(StartError::Serve)
+        served.map_err(StartError::Serve)?;
+        let successor = match waiting {
+            Some(waiting) if waiting.is_finished() => waiting.await.ok().flatten(),
+            _ => None,
+        };
+        Ok(successor.map_or(Afterwards::End, |tie| {
+            Afterwards::HandedOver(Successor(tie))
+        }))
+    }
+
+    /// Waits for a successor in a task, which ends the intake once there is one.
+    fn wait_for_successor(
+        &mut self,
+        intake: &Shutdown,
+    ) -> Result<Option<JoinHandle<Option<Tie>>>, StartError> {
+        let Some(HandoverSocket { listener, placed }) = self.handover.take() else {
+            return Ok(None);
+        };
+        let unix = |kind, listener: &UnixListener, placed: &BoundSocket| -> io::Result<_> {
+            Ok(Served {
+                kind,
+                descriptor: listener.as_fd().try_clone_to_owned()?,
+                file: Some(placed.identity().clone()),
+            })
+        };
+        let served = || -> io::Result<_> {
+            let mut served = vec![
+                unix(SocketKind::Workloads, &self.listener, &self.placed)?,
+                unix(SocketKind::Handover, &listener, &placed)?,
+                Served {
+                    kind: SocketKind::AdminHttp,
+                    descriptor: self.admin_server.descriptor()?,
+                    file: None,
+                },
+            ];
+            if let Some(own) = &self.administration {
+                served.push(unix(
+                    SocketKind::Administrators,
+                    &own.listener,
+                    &own.placed,
+                )?);
+            }
+            Ok(served)
+        };
+        let predecessor = Predecessor {
+            served: served().map_err(StartError::Accept)?,
+            listener,
+            placed,
+            giver: self.giver.clone(),
+            own: Own {
+                proc: self.attestor.proc.clone(),
+                cgroup_root: self.attestor.cgroup_root.clone(),
+                pods: self.identities.pods.clone(),
+            },
+            intake: intake.clone(),
+        };
+        let until = self.shutdown.signal();
+        Ok(Some(self.shutdown.spawn(predecessor.run(until))))
     }
 }
 

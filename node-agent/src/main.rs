@@ -2,7 +2,11 @@
 
 use std::{io::Write as _, process::ExitCode};
 
-use citadel_node_agent::{Parts, build, config::ConfigArgs};
+use citadel_node_agent::{
+    Parts, build,
+    config::{Config, ConfigArgs},
+    handover::{self, Afterwards},
+};
 use citadel_runtime::{Shutdown, harden, telemetry};
 use clap::Parser as _;
 
@@ -35,15 +39,29 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(1, &error),
     };
-    let ended = runtime.block_on(async {
-        let shutdown = Shutdown::new();
-        shutdown.on_signals()?;
-        let bound = build(config, Parts::new(shutdown)).await?;
-        anyhow::Ok(bound.serve().await?)
-    });
-    match ended {
+    match runtime.block_on(run(config)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(1, &error),
+    }
+}
+
+async fn run(config: Config) -> anyhow::Result<()> {
+    // As it is found now: by the time of an upgrade another file may have its name.
+    let program = std::env::current_exe()?;
+    let arguments = std::env::args_os().skip(1).collect();
+    handover::on_hangup(program, arguments, config.handover.enabled)?;
+    loop {
+        let shutdown = Shutdown::new();
+        shutdown.on_signals()?;
+        let bound = build(config.clone(), Parts::new(shutdown)).await?;
+        let Afterwards::HandedOver(successor) = bound.serve().await? else {
+            return Ok(());
+        };
+        let shutdown = Shutdown::new();
+        shutdown.on_signals()?;
+        if !handover::wait(successor, &config.settings()?, &shutdown).await {
+            return Ok(());
+        }
     }
 }
 

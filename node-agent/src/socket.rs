@@ -9,6 +9,10 @@ use std::{
         net::UnixStream as StdStream,
     },
     path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use tokio::net::UnixListener;
@@ -66,11 +70,47 @@ pub enum SocketError {
 }
 
 /// A bound socket; its file is removed when this is dropped, unless another process has
-/// put its own in place.
+/// put its own in place or has taken this one over.
 #[derive(Debug)]
 pub struct BoundSocket {
     path: PathBuf,
+    identity: Identity,
+}
+
+/// Which file a socket has. Clones share whether it is left where it is.
+#[derive(Debug, Clone)]
+pub struct Identity {
     inode: (u64, u64),
+    left: Arc<AtomicBool>,
+}
+
+impl Identity {
+    fn of(there: &fs::Metadata) -> Self {
+        Self {
+            inode: (there.dev(), there.ino()),
+            left: Arc::default(),
+        }
+    }
+
+    /// Device and inode.
+    pub fn inode(&self) -> (u64, u64) {
+        self.inode
+    }
+
+    /// The file is another process's from now on.
+    pub fn leave(&self) {
+        self.left.store(true, Ordering::Relaxed);
+    }
+}
+
+/// The file of a socket that another process has handed over, if `path` is that very file.
+pub fn adopt(path: &Path, inode: (u64, u64)) -> Option<BoundSocket> {
+    let there = fs::symlink_metadata(path).ok()?;
+    let identity = Identity::of(&there);
+    (there.file_type().is_socket() && identity.inode == inode).then(|| BoundSocket {
+        path: path.to_owned(),
+        identity,
+    })
 }
 
 /// Binds `path`. A folder that is missing is made for this audience.
@@ -128,14 +168,11 @@ pub fn bind(path: &Path, audience: Audience) -> Result<(UnixListener, BoundSocke
         .and_then(|()| fs::symlink_metadata(path));
     match placed {
         Ok(there) => {
-            let inode = (there.dev(), there.ino());
-            Ok((
-                listener,
-                BoundSocket {
-                    path: path.to_owned(),
-                    inode,
-                },
-            ))
+            let bound = BoundSocket {
+                path: path.to_owned(),
+                identity: Identity::of(&there),
+            };
+            Ok((listener, bound))
         }
         Err(error) => {
             let _ = fs::remove_file(&temporary);
@@ -149,13 +186,20 @@ impl BoundSocket {
     pub fn path(&self) -> &Path {
         &self.path
     }
+
+    /// Its file.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
 }
 
 impl Drop for BoundSocket {
     fn drop(&mut self) {
-        let ours = fs::symlink_metadata(&self.path)
-            .is_ok_and(|there| (there.dev(), there.ino()) == self.inode);
-        if ours {
+        let ours = || {
+            fs::symlink_metadata(&self.path)
+                .is_ok_and(|there| (there.dev(), there.ino()) == self.identity.inode)
+        };
+        if !self.identity.left.load(Ordering::Relaxed) && ours() {
             let _ = fs::remove_file(&self.path);
         }
     }

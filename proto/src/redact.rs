@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use crate::{v1, workload};
+use crate::{agent, v1, workload};
 
 /// Stands in for a secret; prints only how long it is.
 struct Redacted(usize);
@@ -54,9 +54,40 @@ impl fmt::Debug for workload::ValidateJwtsvidRequest {
     }
 }
 
+impl fmt::Debug for agent::HandedSvid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HandedSvid")
+            .field("spiffe_id", &self.spiffe_id)
+            .field("private_key", &Redacted(self.private_key.len()))
+            .field("pod_uid", &self.pod_uid)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for agent::HandedToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HandedToken")
+            .field("pod_uid", &self.pod_uid)
+            .field("token", &Redacted(self.token.len()))
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for agent::Offer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Offer")
+            .field("refused", &self.refused)
+            .field("format", &self.format)
+            .field("version", &self.version)
+            .field("state_key", &Redacted(self.state_key.len()))
+            .field("sockets", &self.sockets)
+            .finish()
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use crate::{v1, workload};
+    use crate::{agent, v1, workload};
 
     const SECRET: &str = "s3cr3t-value";
 
@@ -90,6 +121,20 @@ mod tests {
             ..Default::default()
         };
         assert_hides(&format!("{response:?}"));
+
+        let mut handed = agent::HandedSecret::default();
+        let mut svid = agent::HandedSvid::default();
+        svid.private_key = SECRET.into();
+        handed.svid = Some(svid);
+        assert_hides(&format!("{handed:?}"));
+        let mut token = agent::HandedToken::default();
+        token.token = SECRET.into();
+        handed.svid = None;
+        handed.subject = Some(agent::handed_secret::Subject::Token(token));
+        assert_hides(&format!("{handed:?}"));
+        let mut offer = agent::Offer::default();
+        offer.state_key = SECRET.into();
+        assert_hides(&format!("{offer:?}"));
 
         let jwt = workload::Jwtsvid {
             svid: SECRET.into(),

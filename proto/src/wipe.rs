@@ -3,10 +3,28 @@
 
 use zeroize::Zeroize;
 
-use crate::workload;
+use crate::{agent, workload};
 
 impl Drop for workload::X509svid {
     fn drop(&mut self) {
         self.x509_svid_key.zeroize();
+    }
+}
+
+impl Drop for agent::HandedSvid {
+    fn drop(&mut self) {
+        self.private_key.zeroize();
+    }
+}
+
+impl Drop for agent::HandedToken {
+    fn drop(&mut self) {
+        self.token.zeroize();
+    }
+}
+
+impl Drop for agent::Offer {
+    fn drop(&mut self) {
+        self.state_key.zeroize();
     }
 }

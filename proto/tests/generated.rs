@@ -5,16 +5,20 @@ use std::{error::Error, fs, path::Path};
 use prost::Message as _;
 
 /// Messages whose `Debug` is written by hand, since they carry a key or a token.
-const SECRET_MESSAGES: [&str; 4] = [
+const SECRET_MESSAGES: [&str; 7] = [
     ".citadel.v1.RelayedToken",
+    ".citadel.agent.v1.Offer",
+    ".citadel.agent.v1.HandedSvid",
+    ".citadel.agent.v1.HandedToken",
     ".X509SVID",
     ".JWTSVID",
     ".ValidateJWTSVIDRequest",
 ];
 
-const FILES: [&str; 5] = [
+const FILES: [&str; 6] = [
     "citadel/v1/citadel.proto",
     "citadel/agent/v1/agent.proto",
+    "citadel/agent/v1/handover.proto",
     "citadel/log/v1/entry.proto",
     "istio/v1/auth/ca.proto",
     "spiffe/workload.proto",

@@ -38,6 +38,7 @@ mod replicas;
 mod sds_protocol;
 mod secrets;
 mod support;
+mod survival;
 mod testbed;
 mod trust;
 mod workload_api;

@@ -21,7 +21,15 @@ pub(crate) struct NodePod {
 impl NodePod {
     /// Makes pods `ACCOUNT-1` of these accounts, on the node `NAMESPACE`.
     pub(crate) async fn create(namespace: &str, accounts: &[&str]) -> Vec<Self> {
-        let api = ApiServer::shared().await;
+        Self::create_on(ApiServer::shared().await, namespace, accounts).await
+    }
+
+    /// The same on another API server.
+    pub(crate) async fn create_on(
+        api: &ApiServer,
+        namespace: &str,
+        accounts: &[&str],
+    ) -> Vec<Self> {
         let mut pods = Vec::new();
         for account in accounts {
             let uid = api
@@ -82,7 +90,16 @@ impl Node {
         ca: impl FnOnce(CaBuilder) -> CaBuilder,
         agent: impl FnOnce(AgentBuilder) -> AgentBuilder,
     ) -> Self {
-        let api = ApiServer::shared().await;
+        Self::on(ApiServer::shared().await, name, ca, agent).await
+    }
+
+    /// The same on another API server.
+    pub(crate) async fn on(
+        api: &ApiServer,
+        name: &str,
+        ca: impl FnOnce(CaBuilder) -> CaBuilder,
+        agent: impl FnOnce(AgentBuilder) -> AgentBuilder,
+    ) -> Self {
         let pod = api.create_agent(name).await;
         let ca = ca(CaBuilder::new(api).await).start().await;
         let agent = agent(AgentBuilder::new(&ca, &pod.token)).start().await;

@@ -96,7 +96,8 @@ impl Servers {
         };
         let agent_admin = agent.admin;
         let agent_task = Running::new("agent", shutdown, async move {
-            agent.serve().await.map_err(|error| error.to_string())
+            let served = agent.serve().await;
+            served.map(drop).map_err(|error| error.to_string())
         });
         let addresses = Addresses {
             ca: ca_address,
@@ -238,6 +239,8 @@ fn agent_config(
         ..Default::default()
     };
     config.ca.addresses = vec![ca.to_string()];
+    // Whoever may connect as this user gets every key: that is for a user of the agent's own.
+    config.handover.enabled = false;
     config.ca.bundle_file = Some(place.data.join(TRUST_BUNDLE));
     config
 }

@@ -65,6 +65,12 @@ impl RelayedToken {
         })
     }
 
+    /// A token that the process before this one took from a header and handed over.
+    pub(crate) fn handed_over(token: &str) -> Option<Self> {
+        let header = Zeroizing::new(format!("Bearer {token}"));
+        Self::from_header(header.as_bytes(), None).ok()
+    }
+
     /// The token itself, for the CA alone.
     pub fn expose(&self) -> &str {
         &self.token

@@ -1,6 +1,6 @@
 //! The agent's own SVID: `spiffe://<trust domain>/citadel/agent/<cluster>/<node>`.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use citadel_identity::{
     SpiffeId, TrustDomain, bundle::BundleSet, key::WorkloadKey, template, tls::certified_key,
@@ -13,7 +13,7 @@ use rustls::{
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
-use crate::secrets::timing::Plan;
+use crate::secrets::timing::{Plan, PlannedBy};
 
 /// The agent's identity while it lasts.
 pub(super) struct AgentSvid {
@@ -22,6 +22,9 @@ pub(super) struct AgentSvid {
     pub received: Instant,
     /// Its end by the CA's clock, seconds since the epoch.
     pub not_after: i64,
+    pub planned_by: PlannedBy,
+    /// Wipes itself.
+    pub key: WorkloadKey,
     certified: Arc<CertifiedKey>,
 }
 
@@ -43,7 +46,7 @@ pub(super) enum AgentSvidError {
 impl AgentSvid {
     pub(super) fn accept(
         answer: Option<v1::X509Svid>,
-        key: &WorkloadKey,
+        key: WorkloadKey,
         trust_domain: &TrustDomain,
         bundles: &BundleSet,
         server_ms: i64,
@@ -67,15 +70,32 @@ impl AgentSvid {
         if verified.spiffe_id != id {
             return Err(AgentSvidError::NotAnAgent(verified.spiffe_id.to_string()));
         }
-        let certified = certified_key(chain, key).map_err(|_| AgentSvidError::OtherKey)?;
+        let certified = certified_key(chain, &key).map_err(|_| AgentSvidError::OtherKey)?;
         let not_after = verified.not_after.unix_timestamp();
+        let planned_by = PlannedBy {
+            server_ms,
+            renew_at: answer.renew_at,
+            jitter,
+        };
         Ok(Self {
             id,
-            plan: Plan::new(server_ms, not_after, answer.renew_at, jitter),
+            plan: planned_by.plan(not_after),
             received: Instant::now(),
             not_after,
+            planned_by,
+            key,
             certified: Arc::new(certified),
         })
+    }
+
+    /// DER, leaf first.
+    pub(super) fn chain(&self) -> &[CertificateDer<'static>] {
+        &self.certified.cert
+    }
+
+    /// What is left until it is to be renewed.
+    pub(super) fn renews_in(&self) -> Duration {
+        self.plan.renew_in.saturating_sub(self.received.elapsed())
     }
 
     pub(super) fn has_expired(&self) -> bool {

@@ -2,6 +2,7 @@
 
 mod conflicts;
 mod entries;
+mod handed;
 #[cfg(test)]
 mod hostile_answers;
 mod identity;
@@ -19,6 +20,7 @@ use citadel_proto::v1::{IssueItem, IssueResult};
 
 pub use conflicts::{Conflict, ConflictKind};
 pub use entries::{Entries, Ignored, NodeEntry};
+pub(crate) use handed::HandedStanding;
 pub use session::{Session, SessionConfig, Standing};
 pub use token::{FileToken, TokenSource};
 pub use trust::{FirstTrust, TrustError};

@@ -75,6 +75,8 @@ pub struct Session {
     ready: PartHandle,
     link: watch::Sender<Option<Arc<Link>>>,
     pub(super) entries: watch::Sender<Option<Arc<Entries>>>,
+    /// The newest entries as the CA sent them: a newer agent may understand more of them.
+    pub(super) entries_as_sent: Mutex<Option<Vec<u8>>>,
     pub(super) metrics: Metrics,
     /// The CA refused the SVID: prove the pod by the token again.
     refused: AtomicBool,
@@ -112,7 +114,7 @@ pub(super) struct Link {
 
 /// Why an attestation failed.
 #[derive(Debug, thiserror::Error)]
-enum AttestError {
+pub(super) enum AttestError {
     #[error("{0}")]
     Local(String),
     #[error("the CA refuses this agent: {0}")]
@@ -145,6 +147,7 @@ impl Session {
             ready,
             link: watch::Sender::new(None),
             entries: watch::Sender::new(None),
+            entries_as_sent: Mutex::default(),
             metrics,
             refused: AtomicBool::new(false),
             prove_anew: Notify::new(),
@@ -217,8 +220,13 @@ impl Session {
     }
 
     async fn keep_identity(&self) {
-        let mut held: Option<Arc<AgentSvid>> = None;
         let mut failures: u32 = 0;
+        // Handed over by the process before this one.
+        let link = self.link.borrow().clone();
+        let mut held: Option<Arc<AgentSvid>> = link.map(|link| Arc::clone(&link.svid));
+        if let Some(svid) = &held {
+            self.rest(svid.renews_in(), &mut failures).await;
+        }
         loop {
             // By turns, so that neither a dead SVID nor an unreadable token is the end.
             let by_svid = held
@@ -271,15 +279,38 @@ impl Session {
                     timing::pause(failures, plan, rand::rng().random())
                 }
             };
-            let began = Instant::now();
-            tokio::select! {
-                () = tokio::time::sleep(wait) => {}
-                () = self.prove_anew.notified() => {
-                    failures = failures.max(1);
-                    tokio::time::sleep_until(began + REATTEST_EVERY.min(wait)).await;
-                }
+            self.rest(wait, &mut failures).await;
+        }
+    }
+
+    /// Waits, or until the agent has to prove itself anew.
+    async fn rest(&self, wait: Duration, failures: &mut u32) {
+        let began = Instant::now();
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = self.prove_anew.notified() => {
+                *failures = (*failures).max(1);
+                tokio::time::sleep_until(began + REATTEST_EVERY.min(wait)).await;
             }
         }
+    }
+
+    /// The agent's own identity, while there is one.
+    pub(super) fn own(&self) -> Option<Arc<AgentSvid>> {
+        self.link
+            .borrow()
+            .as_ref()
+            .map(|link| Arc::clone(&link.svid))
+    }
+
+    /// Works under an identity that the process before this one had.
+    pub(super) fn adopt(&self, svid: AgentSvid) -> Result<(), AttestError> {
+        let svid = Arc::new(svid);
+        let client = AgentServiceClient::new(self.channel(Some(Arc::clone(&svid)))?);
+        self.link
+            .send_replace(Some(Arc::new(Link { client, svid })));
+        self.ready.set_ready();
+        Ok(())
     }
 
     async fn attest(&self, by_svid: Option<Arc<AgentSvid>>) -> Result<Link, AttestError> {
@@ -321,7 +352,7 @@ impl Session {
         let jitter = rand::rng().random();
         let svid = AgentSvid::accept(
             svid,
-            &key,
+            key,
             &self.config.trust_domain,
             &bundles,
             server_time_ms,

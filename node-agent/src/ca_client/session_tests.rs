@@ -508,3 +508,35 @@ async fn what_workloads_run_on_is_reported_under_the_agents_svid() {
     assert_eq!(standing.identity.unwrap().0.to_string(), AGENT_ID);
     assert!(standing.contact.is_some() && standing.trouble.is_none());
 }
+
+#[tokio::test]
+async fn a_session_goes_on_where_the_one_before_it_was_without_the_ca() {
+    let running = Running::start(CA_ID).await;
+    let (first, _) = running.session(running.bundle_file());
+    attested(&first).await;
+    let mut entries = first.entries();
+    soon(entries.wait_for(Option::is_some)).await.unwrap();
+    let mut bundles = first.bundles();
+    soon(bundles.wait_for(Option::is_some)).await.unwrap();
+    let before = first.standing().identity;
+    let handed = first.hand_over();
+
+    // Its file of first trust is gone, and nobody answers at the CA's address.
+    let gone = FirstTrust::BundleFile("/nonexistent/bundle.pem".into());
+    let (second, readiness) = running.session(gone);
+    drop(running);
+    let set = second.take_over(handed);
+    assert_eq!(Some(&set), first.bundles().borrow().as_deref());
+    assert_eq!(*second.entries().borrow(), *first.entries().borrow());
+    assert_eq!(second.standing().identity, before);
+    assert!(readiness.is_ready());
+    // What makes no sense is left, and nothing is lost by it.
+    let mut nonsense = first.hand_over();
+    nonsense.entries = Some(vec![0xff; 8]);
+    nonsense.bundles[0].trust_domain = "not a name".into();
+    nonsense.agent.as_mut().unwrap().private_key = vec![1, 2, 3];
+    second.take_over(nonsense);
+    assert_eq!(second.standing().identity, before);
+    assert_eq!(*second.entries().borrow(), *first.entries().borrow());
+    assert_eq!(Some(&set), second.bundles().borrow().as_deref());
+}

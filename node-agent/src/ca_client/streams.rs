@@ -6,7 +6,9 @@ use citadel_identity::{
     TrustDomain,
     bundle::{Bundle, BundleSet},
 };
-use citadel_proto::v1::{StreamEntriesRequest, StreamTrustBundlesRequest, TrustBundle};
+use citadel_proto::v1::{
+    EntriesUpdate, StreamEntriesRequest, StreamTrustBundlesRequest, TrustBundle,
+};
 use citadel_runtime::ShutdownSignal;
 use rand::Rng;
 use rustls::pki_types::CertificateDer;
@@ -87,23 +89,29 @@ async fn entries(session: &Session, link: &Link) -> Result<(), CaError> {
     let mut stream = opened(open).await?;
     while let Some(update) = stream.message().await.map_err(|status| error_of(&status))? {
         session.note_call(Ok(()));
-        let entries = session.entries_of(update);
-        tracing::info!(
-            entries = entries.list.len(),
-            ignored = entries.ignored.len(),
-            revision = entries.revision,
-            "entries"
-        );
-        session.metrics.entries(&entries);
-        session.entries.send_if_modified(|held| {
-            entries.tell_ignored(held.as_deref());
-            // The CA's revision changes with the set, but a restart may count anew.
-            let changed = held.as_ref().is_none_or(|held| **held != entries);
-            *held = Some(Arc::new(entries));
-            changed
-        });
+        take_entries(session, update);
     }
     Ok(())
+}
+
+/// Takes over the entries of this node.
+pub(super) fn take_entries(session: &Session, update: EntriesUpdate) {
+    session.keep_entries_as_sent(&update);
+    let entries = session.entries_of(update);
+    tracing::info!(
+        entries = entries.list.len(),
+        ignored = entries.ignored.len(),
+        revision = entries.revision,
+        "entries"
+    );
+    session.metrics.entries(&entries);
+    session.entries.send_if_modified(|held| {
+        entries.tell_ignored(held.as_deref());
+        // The CA's revision changes with the set, but a restart may count anew.
+        let changed = held.as_ref().is_none_or(|held| **held != entries);
+        *held = Some(Arc::new(entries));
+        changed
+    });
 }
 
 async fn bundles(session: &Session, link: &Link) -> Result<(), CaError> {

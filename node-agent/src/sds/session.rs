@@ -70,6 +70,8 @@ pub(super) fn serve<F: Form>(
         let shutdown = session.sds.shutdown.clone();
         let sender = session.sender.clone();
         let ended = tokio::select! {
+            biased;
+            // What was asked before the end is answered before it.
             ended = session.run(requests) => ended,
             () = gone.cancelled() => Err(Status::unavailable("the caller's process has ended")),
             () = shutdown.wait() => Err(Status::unavailable("the agent is shutting down")),

@@ -9,7 +9,7 @@ use citadel_identity::{TrustDomain, bundle::BundleSet};
 use citadel_runtime::ShutdownSignal;
 use time::OffsetDateTime;
 use tokio::{
-    sync::{Notify, Semaphore, watch},
+    sync::{Notify, OwnedRwLockWriteGuard, RwLock, Semaphore, watch},
     task::JoinSet,
     time::Instant,
 };
@@ -101,12 +101,14 @@ impl Default for ManagerOptions {
 /// Holds and renews the secrets of the node. Clones share one state.
 #[derive(Clone)]
 pub struct SecretManager {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
 }
 
 pub(super) struct Shared {
     table: Mutex<Table>,
     wake: Notify,
+    /// Read by each batch in flight; held back for writing while nothing may change.
+    asking: Arc<RwLock<()>>,
     pub ca: Arc<dyn Ca>,
     pub clock: Arc<dyn Clock>,
     pub trust_domain: TrustDomain,
@@ -128,6 +130,7 @@ impl SecretManager {
         let shared = Shared {
             table: Mutex::new(Table::new(options.identities)),
             wake: Notify::new(),
+            asking: Arc::default(),
             ca,
             clock,
             trust_domain,
@@ -173,6 +176,17 @@ impl SecretManager {
         held
     }
 
+    /// Asks the CA for nothing more until the answer is dropped, once the batches in flight
+    /// have ended. `None` if they have not within `patience`: then nothing has changed.
+    pub async fn hold_still(&self, patience: Duration) -> Option<Still> {
+        let asking = Arc::clone(&self.shared.asking).write_owned();
+        let guard = tokio::time::timeout(patience, asking).await.ok()?;
+        Some(Still {
+            guard: Some(guard),
+            shared: Arc::clone(&self.shared),
+        })
+    }
+
     /// Renews until the shutdown. One task, started once.
     pub async fn run(self, shutdown: ShutdownSignal) {
         let shared = self.shared;
@@ -192,7 +206,10 @@ impl SecretManager {
                 .filter(|(_, slots)| slots.available_permits() > 0);
             let wake = {
                 let table = shared.table();
-                free.filter_map(|(lane, _)| table.next_due(*lane))
+                // Held still, what is due waits for that to end.
+                let still = shared.asking.try_read().is_err();
+                free.filter(|_| !still)
+                    .filter_map(|(lane, _)| table.next_due(*lane))
                     .fold(sweep, Instant::min)
             };
             tokio::select! {
@@ -218,6 +235,9 @@ impl SecretManager {
             tokio::time::sleep(shared.options.gather).await;
             for (lane, slots) in &lanes {
                 while let Ok(slot) = Arc::clone(slots).try_acquire_owned() {
+                    let Ok(asking) = Arc::clone(&shared.asking).try_read_owned() else {
+                        break;
+                    };
                     let asks = renewal::take_batch(&mut shared.table(), *lane, Instant::now());
                     if asks.is_empty() {
                         break;
@@ -227,12 +247,25 @@ impl SecretManager {
                     };
                     batches.spawn(async move {
                         asker.ask(asks).await;
-                        drop(slot);
+                        drop((slot, asking));
                     });
                 }
             }
         }
         batches.shutdown().await;
+    }
+}
+
+/// While it is held, the CA is asked for nothing.
+pub struct Still {
+    guard: Option<OwnedRwLockWriteGuard<()>>,
+    shared: Arc<Shared>,
+}
+
+impl Drop for Still {
+    fn drop(&mut self) {
+        drop(self.guard.take());
+        self.shared.wake.notify_one();
     }
 }
 

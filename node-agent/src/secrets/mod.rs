@@ -1,6 +1,7 @@
 //! The certificates of this node's workloads: one place that holds, renews and hands
 //! them out. SDS, the Workload API and files are views of it.
 
+mod handed;
 #[cfg(test)]
 mod herd_tests;
 #[cfg(test)]
@@ -14,7 +15,8 @@ mod svid;
 mod table;
 pub mod timing;
 
+pub(crate) use handed::Restoration;
 pub use key::{SecretKey, Wanted};
-pub use manager::{Held, ManagerOptions, NotNow, SecretManager, State, Subscription};
+pub use manager::{Held, ManagerOptions, NotNow, SecretManager, State, Still, Subscription};
 pub use svid::{Svid, SvidError};
 pub(crate) use table::Prepared;

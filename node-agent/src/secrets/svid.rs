@@ -8,7 +8,7 @@ use rustls::pki_types::CertificateDer;
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
-use super::timing::Plan;
+use super::timing::{Plan, PlannedBy};
 use crate::holders;
 
 /// An X.509-SVID that is held. The key wipes itself and prints nothing.
@@ -29,6 +29,7 @@ pub struct Svid {
     /// The pod that it belongs to, where there is one.
     pub pod_uid: Option<String>,
     pub(super) plan: Plan,
+    pub(super) planned_by: PlannedBy,
     pub(super) received: Instant,
     pub(super) received_at: OffsetDateTime,
 }
@@ -112,12 +113,12 @@ impl Svid {
         }
         // Serial and end are the certificate's, whatever the fields beside it say.
         let not_after = verified.not_after;
-        let plan = Plan::new(
-            expected.server_ms,
-            not_after.unix_timestamp(),
-            answer.renew_at,
-            expected.jitter,
-        );
+        let planned_by = PlannedBy {
+            server_ms: expected.server_ms,
+            renew_at: answer.renew_at,
+            jitter: expected.jitter,
+        };
+        let plan = planned_by.plan(not_after.unix_timestamp());
         Ok(Self {
             id,
             chain,
@@ -127,6 +128,7 @@ impl Svid {
             hint: answer.hint,
             pod_uid: (!answer.pod_uid.is_empty()).then_some(answer.pod_uid),
             plan,
+            planned_by,
             received: expected.received,
             received_at: expected.received_at,
         })

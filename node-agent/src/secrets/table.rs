@@ -85,6 +85,17 @@ pub(super) struct Ask {
     pub jitter: f64,
 }
 
+/// A secret that another process held before.
+pub(super) struct Restored {
+    pub wanted: Wanted,
+    pub svid: Svid,
+    pub proven_pod: Option<String>,
+    pub due_in: Duration,
+    pub failures: u32,
+    /// How long it is kept though nobody has asked for it yet.
+    pub prepared_for: Option<Duration>,
+}
+
 pub(super) struct Table {
     entries: HashMap<SecretKey, Entry>,
     limit: usize,
@@ -193,6 +204,38 @@ impl Table {
             self.end(key, crate::pods::GONE.into(), now);
         }
         over.len()
+    }
+
+    /// Everything that is held, with when it is due.
+    pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.values().filter(|entry| entry.held.is_some())
+    }
+
+    /// Holds what the process before this one held. `false` without room, or where
+    /// something is there already.
+    pub(super) fn restore(&mut self, restored: Restored, now: Instant) -> bool {
+        let key = restored.wanted.key.clone();
+        if self.entries.len() >= self.limit || self.entries.contains_key(&key) {
+            return false;
+        }
+        let svid = Arc::new(restored.svid);
+        let entry = Entry {
+            state: watch::Sender::new(State::Ready(Arc::clone(&svid))),
+            due: now + restored.due_in.min(svid.plan.expires_in),
+            held: Some(svid),
+            proven_pod: restored.proven_pod,
+            asking: false,
+            failures: restored.failures,
+            denials: 0,
+            created: now,
+            idle_since: None,
+            jitter: rand::rng().random(),
+            place: None,
+            prepared_until: restored.prepared_for.map(|left| now + left),
+            wanted: restored.wanted,
+        };
+        self.entries.insert(key, entry);
+        true
     }
 
     fn make(&mut self, wanted: Wanted, now: Instant) -> Result<watch::Receiver<State>, NotNow> {
@@ -420,6 +463,21 @@ impl Entry {
         self.held.as_ref().is_some_and(|held| {
             held.expires().saturating_duration_since(now) < held.plan.expires_in / PRESSING
         })
+    }
+
+    /// What is left until the CA is asked again, and of the time for which it is kept
+    /// without anybody having asked for it.
+    pub(super) fn time_left(&self, now: Instant) -> (Duration, Option<Duration>) {
+        let prepared = self.prepared_until;
+        (
+            self.due.saturating_duration_since(now),
+            prepared.map(|until| until.saturating_duration_since(now)),
+        )
+    }
+
+    /// Failures in a row.
+    pub(super) fn failures(&self) -> u32 {
+        self.failures
     }
 
     fn lane(&self) -> Lane {

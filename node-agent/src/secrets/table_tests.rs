@@ -4,7 +4,7 @@ use citadel_identity::{SpiffeId, key::WorkloadKey};
 use time::OffsetDateTime;
 
 use super::*;
-use crate::secrets::timing::Plan;
+use crate::secrets::timing::{Plan, PlannedBy};
 
 fn pod(uid: &str) -> Wanted {
     Wanted {
@@ -28,6 +28,11 @@ fn svid(now: Instant, renew_in: u64, expires_in: u64) -> Svid {
         not_after: OffsetDateTime::UNIX_EPOCH,
         hint: String::new(),
         pod_uid: None,
+        planned_by: PlannedBy {
+            server_ms: 0,
+            renew_at: 0,
+            jitter: 0.0,
+        },
         plan: Plan {
             renew_in: Duration::from_secs(renew_in),
             expires_in: Duration::from_secs(expires_in),

@@ -32,6 +32,25 @@ pub struct Plan {
     pub expires_in: Duration,
 }
 
+/// What of the CA's answer a plan was made of: a successor of this process makes the same
+/// one of it. See [`Plan::new`].
+#[derive(Debug, Clone, Copy)]
+pub struct PlannedBy {
+    /// The CA's time, milliseconds since the epoch.
+    pub server_ms: i64,
+    /// The CA's slot, seconds since the epoch; 0 for none.
+    pub renew_at: i64,
+    /// From 0 to 1.
+    pub jitter: f64,
+}
+
+impl PlannedBy {
+    /// For a certificate that ends at `not_after`, seconds since the epoch.
+    pub fn plan(&self, not_after: i64) -> Plan {
+        Plan::new(self.server_ms, not_after, self.renew_at, self.jitter)
+    }
+}
+
 impl Plan {
     /// Plans by the CA's own clock, so that this machine's being wrong does not matter.
     ///

@@ -115,6 +115,8 @@ impl WorkloadApi {
             let _counted = counted;
             let hung_up = sender.clone();
             let ended = tokio::select! {
+                biased;
+                // What was asked before the end is answered before it.
                 ended = push(view, &sender, sent, rpc, &own) => ended,
                 () = hung_up.closed() => return,
                 () = gone.cancelled() => Status::unavailable("the caller's process has ended"),

@@ -427,3 +427,215 @@ pub mod agent_admin_service_server {
         const NAME: &'static str = SERVICE_NAME;
     }
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TakeOverRequest {
+    /// The oldest and the newest form of `HandoverState` that the successor reads.
+    #[prost(uint32, tag = "1")]
+    pub oldest_format: u32,
+    #[prost(uint32, tag = "2")]
+    pub newest_format: u32,
+    #[prost(string, tag = "3")]
+    pub version: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub trust_domain: ::prost::alloc::string::String,
+    #[prost(string, tag = "5")]
+    pub cluster: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+#[prost(skip_debug)]
+pub struct Offer {
+    /// Why nothing is handed over; empty if it is.
+    #[prost(string, tag = "1")]
+    pub refused: ::prost::alloc::string::String,
+    /// The form of the state.
+    #[prost(uint32, tag = "2")]
+    pub format: u32,
+    #[prost(string, tag = "3")]
+    pub version: ::prost::alloc::string::String,
+    /// The first descriptor is a sealed memfd with a `HandoverState` in it, enciphered
+    /// (AES-256-GCM) with this key, which is of no other use.
+    #[prost(bytes = "vec", tag = "4")]
+    pub state_key: ::prost::alloc::vec::Vec<u8>,
+    /// The descriptors after the first, in their order.
+    #[prost(message, repeated, tag = "5")]
+    pub sockets: ::prost::alloc::vec::Vec<OfferedSocket>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct OfferedSocket {
+    #[prost(enumeration = "SocketKind", tag = "1")]
+    pub kind: i32,
+    /// Of the file of a Unix socket: who sees this very file at its own path has the same one.
+    #[prost(uint64, tag = "2")]
+    pub device: u64,
+    #[prost(uint64, tag = "3")]
+    pub inode: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TakeOverConfirmation {
+    /// What the successor serves from now on.
+    #[prost(enumeration = "SocketKind", repeated, tag = "1")]
+    pub taken: ::prost::alloc::vec::Vec<i32>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HandedOver {}
+/// Everything that is needed to serve without the CA.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct HandoverState {
+    #[prost(string, tag = "1")]
+    pub trust_domain: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "2")]
+    pub bundles: ::prost::alloc::vec::Vec<HandedBundle>,
+    /// The node's entries: a `citadel.v1.EntriesUpdate` as the CA sent it, which may be an
+    /// empty one.
+    #[prost(bytes = "vec", optional, tag = "3")]
+    pub entries: ::core::option::Option<::prost::alloc::vec::Vec<u8>>,
+    /// The agent's own identity.
+    #[prost(message, optional, tag = "4")]
+    pub agent: ::core::option::Option<HandedSvid>,
+    #[prost(message, repeated, tag = "5")]
+    pub secrets: ::prost::alloc::vec::Vec<HandedSecret>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HandedBundle {
+    #[prost(string, tag = "1")]
+    pub trust_domain: ::prost::alloc::string::String,
+    /// DER.
+    #[prost(bytes = "vec", repeated, tag = "2")]
+    pub x509_authorities: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+    #[prost(uint64, tag = "3")]
+    pub sequence: u64,
+    #[prost(uint64, tag = "4")]
+    pub refresh_hint_seconds: u64,
+}
+/// A certificate with its key, and the CA's answer that it came in.
+#[derive(Clone, PartialEq, ::prost::Message)]
+#[prost(skip_debug)]
+pub struct HandedSvid {
+    #[prost(string, tag = "1")]
+    pub spiffe_id: ::prost::alloc::string::String,
+    /// DER, leaf first.
+    #[prost(bytes = "vec", repeated, tag = "2")]
+    pub certificate_chain: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+    /// PKCS#8 DER.
+    #[prost(bytes = "vec", tag = "3")]
+    pub private_key: ::prost::alloc::vec::Vec<u8>,
+    /// The slot that the CA assigned, seconds since the epoch; 0 for none.
+    #[prost(int64, tag = "4")]
+    pub renew_at: i64,
+    #[prost(string, tag = "5")]
+    pub hint: ::prost::alloc::string::String,
+    #[prost(string, tag = "6")]
+    pub pod_uid: ::prost::alloc::string::String,
+    /// The CA's clock when it answered, milliseconds since the epoch.
+    #[prost(int64, tag = "7")]
+    pub server_time_ms: i64,
+    /// From 0 to 1: what spread the renewal where the CA assigned no slot.
+    #[prost(double, tag = "8")]
+    pub jitter: f64,
+    /// How long ago that was by the monotonic clock, and when by the machine's.
+    #[prost(uint64, tag = "9")]
+    pub age_ms: u64,
+    #[prost(int64, tag = "10")]
+    pub received_at_ms: i64,
+}
+/// One secret that is held for workloads.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct HandedSecret {
+    /// Whom limits count.
+    #[prost(string, tag = "4")]
+    pub principal: ::prost::alloc::string::String,
+    /// Of the entries.
+    #[prost(uint64, tag = "5")]
+    pub revision: u64,
+    /// The only ID that is accepted, if it is known beforehand.
+    #[prost(string, tag = "6")]
+    pub spiffe_id: ::prost::alloc::string::String,
+    #[prost(int64, tag = "7")]
+    pub ttl_seconds: i64,
+    /// The pod that the CA named when it took the token.
+    #[prost(string, tag = "8")]
+    pub proven_pod: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "9")]
+    pub svid: ::core::option::Option<HandedSvid>,
+    /// When the CA is asked next.
+    #[prost(uint64, tag = "10")]
+    pub due_in_ms: u64,
+    /// Failures in a row.
+    #[prost(uint32, tag = "11")]
+    pub failures: u32,
+    /// How long it is kept though nobody has asked for it yet; 0 where somebody has.
+    #[prost(uint64, tag = "12")]
+    pub prepared_for_ms: u64,
+    #[prost(oneof = "handed_secret::Subject", tags = "1, 2, 3")]
+    pub subject: ::core::option::Option<handed_secret::Subject>,
+}
+/// Nested message and enum types in `HandedSecret`.
+pub mod handed_secret {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Subject {
+        /// The account of the pod with this UID.
+        #[prost(string, tag = "1")]
+        Pod(::prost::alloc::string::String),
+        #[prost(message, tag = "2")]
+        Entry(super::HandedEntry),
+        #[prost(message, tag = "3")]
+        Token(super::HandedToken),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HandedEntry {
+    #[prost(string, tag = "1")]
+    pub entry_id: ::prost::alloc::string::String,
+    /// Empty for a process of the host.
+    #[prost(string, tag = "2")]
+    pub pod_uid: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
+pub struct HandedToken {
+    #[prost(bytes = "vec", tag = "1")]
+    pub sha256: ::prost::alloc::vec::Vec<u8>,
+    #[prost(string, tag = "2")]
+    pub pod_uid: ::prost::alloc::string::String,
+    /// Only where nothing was proven by it yet.
+    #[prost(string, tag = "3")]
+    pub token: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum SocketKind {
+    Unspecified = 0,
+    /// SDS and the Workload API.
+    Workloads = 1,
+    Administrators = 2,
+    /// That on which the next successor asks.
+    Handover = 3,
+    /// TCP: health and metrics.
+    AdminHttp = 4,
+}
+impl SocketKind {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "SOCKET_KIND_UNSPECIFIED",
+            Self::Workloads => "SOCKET_KIND_WORKLOADS",
+            Self::Administrators => "SOCKET_KIND_ADMINISTRATORS",
+            Self::Handover => "SOCKET_KIND_HANDOVER",
+            Self::AdminHttp => "SOCKET_KIND_ADMIN_HTTP",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "SOCKET_KIND_UNSPECIFIED" => Some(Self::Unspecified),
+            "SOCKET_KIND_WORKLOADS" => Some(Self::Workloads),
+            "SOCKET_KIND_ADMINISTRATORS" => Some(Self::Administrators),
+            "SOCKET_KIND_HANDOVER" => Some(Self::Handover),
+            "SOCKET_KIND_ADMIN_HTTP" => Some(Self::AdminHttp),
+            _ => None,
+        }
+    }
+}

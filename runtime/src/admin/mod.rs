@@ -3,7 +3,13 @@
 
 mod readiness;
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    os::fd::{AsFd, OwnedFd},
+    sync::Arc,
+    time::Duration,
+};
 
 use axum::{
     Router,
@@ -63,7 +69,18 @@ impl AdminServer {
         readiness: Readiness,
         registry: Arc<Registry>,
     ) -> io::Result<Self> {
-        let listener = crate::tls::bind(address).await?;
+        Self::on(crate::tls::bind(address).await?, readiness, registry)
+    }
+
+    /// On a port that is bound already.
+    ///
+    /// # Errors
+    /// The system does not tell which one it is.
+    pub fn on(
+        listener: TcpListener,
+        readiness: Readiness,
+        registry: Arc<Registry>,
+    ) -> io::Result<Self> {
         let address = listener.local_addr()?;
         let router = Router::new()
             .route("/livez", get(livez))
@@ -83,6 +100,14 @@ impl AdminServer {
     /// Where it listens, with the real port.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Another descriptor of the port, for a process that goes on with it.
+    ///
+    /// # Errors
+    /// There is no descriptor left.
+    pub fn descriptor(&self) -> io::Result<OwnedFd> {
+        self.listener.as_fd().try_clone_to_owned()
     }
 
     /// Answers until the shutdown begins, then finishes what is in flight.

@@ -176,6 +176,22 @@ impl Agent {
         self.wait_ready().await;
     }
 
+    /// Starts another one beside it, with more flags and log files of its own.
+    pub fn start_beside(&self, flags: &[&str]) -> Process {
+        let launch = self.launch.clone().args(flags).in_new_files();
+        launch.start(&self.dir)
+    }
+
+    /// Starts another one beside it, which takes over; the first one ends.
+    pub async fn upgrade(&mut self) {
+        self.dir.write("agent.yaml", self.settings.text());
+        let successor = self.launch.start(&self.dir);
+        let before = std::mem::replace(&mut self.process, successor);
+        let ended = before.wait(START).await;
+        assert!(ended.success(), "{ended:?}\n{}", self.log());
+        self.wait_ready().await;
+    }
+
     /// Waits until `/readyz` says so.
     pub async fn wait_ready(&self) {
         self.process

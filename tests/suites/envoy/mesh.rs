@@ -11,6 +11,9 @@ use citadel_tests::{http, ports, wait};
 
 use crate::node::{Node, NodePod};
 
+/// Whose pods the two are.
+pub(crate) const ACCOUNTS: [&str; 2] = ["server", "client"];
+
 /// CA, agent, and the two Envoys.
 pub(crate) struct Mesh {
     pub(crate) pair: Pair,
@@ -40,8 +43,13 @@ impl Mesh {
 
     /// The same with other files for the Envoys.
     pub(crate) async fn with(name: &str, ttl: &str, change: fn(&str) -> String) -> Self {
-        let pods = NodePod::create(name, &["server", "client"]).await;
+        let pods = NodePod::create(name, &ACCOUNTS).await;
         let node = Node::start(name, ttl).await;
+        Self::of(node, &pods, change).await
+    }
+
+    /// On a node with pods of [`ACCOUNTS`].
+    pub(crate) async fn of(node: Node, pods: &[NodePod], change: fn(&str) -> String) -> Self {
         let (server_id, client_id) = (pods[0].spiffe_id(), pods[1].spiffe_id());
         let server_cgroup = pods[0].cgroup(Version::V1);
         let client_cgroup = pods[1].cgroup(Version::V1);

@@ -2,8 +2,8 @@
 //! verifying the other's exact SPIFFE ID, on the very files of `deploy/envoy`.
 
 mod delta;
-mod mesh;
-mod traffic;
+pub(crate) mod mesh;
+pub(crate) mod traffic;
 mod trust_domains;
 
 use std::time::Duration;

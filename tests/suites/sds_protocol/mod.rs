@@ -6,5 +6,5 @@ mod files;
 mod names;
 mod readiness;
 pub(crate) mod script;
-mod status;
+pub(crate) mod status;
 mod versions;

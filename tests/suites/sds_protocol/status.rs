@@ -22,7 +22,8 @@ const STRANGER: u32 = 64_123;
 /// Reports are sent every few seconds, when something changed.
 const REPORT: Duration = Duration::from_secs(30);
 
-async fn status(node: &Node, dir: &TestDir) -> Value {
+/// What `citadel agent status` says.
+pub(crate) async fn status(node: &Node, dir: &TestDir) -> Value {
     let socket = node.agent.admin_socket().display().to_string();
     let args = ["agent", "status", "--output", "json", "--socket", &socket];
     let output = citadel(dir, args, &[], PROMPT).await.success();
