@@ -7,6 +7,7 @@ mod ca;
 mod contract;
 mod faults;
 mod lossy;
+mod migrations;
 mod refused;
 mod replicas;
 mod tls;
