@@ -4,7 +4,9 @@
 
 mod above;
 mod clients;
+mod handover;
 mod life;
+mod supervisor;
 mod upgrade;
 mod workloads;
 

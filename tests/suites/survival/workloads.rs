@@ -256,7 +256,10 @@ async fn next(stream: &mut Streaming<X509svidResponse>) -> Result<Held, Status> 
 fn read(message: &X509svidResponse) -> Held {
     let svid = &message.svids[0];
     secrets::register_key("SVID key", &svid.x509_svid_key);
-    let leaf = Certificate::of_der(&svid.x509_svid);
+    // The leaf comes first; its length is in the two bytes after `30 82`.
+    let chain = &svid.x509_svid;
+    let length = 4 + usize::from(u16::from_be_bytes([chain[2], chain[3]]));
+    let leaf = Certificate::of_der(&chain[..length]);
     Held {
         serial: leaf.serial(),
         not_after: leaf.not_after(),
