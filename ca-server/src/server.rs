@@ -19,7 +19,7 @@ use citadel_proto::{
 use citadel_runtime::{
     Shutdown,
     admin::{AdminServer, Readiness},
-    https, process,
+    https, process, supervisor,
     tls::{self, ConnectionMetrics, ReloadingCertificate},
 };
 use prometheus_client::registry::Registry;
@@ -398,6 +398,7 @@ impl Bound {
             let serving = https::serve(incoming, router, self.shutdown.signal());
             self.shutdown.spawn(serving);
         }
+        supervisor::ready();
         let tls = tls::server_config(self.certificate.clone(), clients)?;
         let incoming = tls::incoming(
             self.listener,

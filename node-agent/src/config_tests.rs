@@ -3,7 +3,10 @@
 use clap::Parser as _;
 
 use super::*;
-use crate::pods::{Source, config::PrepareFor};
+use crate::{
+    handover::{HandoverSettings, Then},
+    pods::{Source, config::PrepareFor},
+};
 
 fn load(yaml: &str, flags: &[&str]) -> Result<Config, ConfigError> {
     let dir = tempfile::tempdir().unwrap();
@@ -238,4 +241,27 @@ fn what_is_wrong_with_the_pods_source_is_named() {
         let told = problem(&format!("trust_domain: example.org\npods: {pods}\n"));
         assert!(told.contains(expected), "{pods}: {told}");
     }
+}
+
+#[test]
+fn who_takes_over_asks_in_the_folder_of_the_administrators() {
+    let handover = |yaml: &str| {
+        let yaml = format!("trust_domain: example.org\n{yaml}");
+        load(&yaml, &[]).unwrap().settings().unwrap().handover
+    };
+    let at = |path: &str, then| {
+        let socket = PathBuf::from(path);
+        Some(HandoverSettings { socket, then })
+    };
+    assert_eq!(
+        handover(""),
+        at("/run/citadel-admin/handover.sock", Then::Exit)
+    );
+    assert_eq!(
+        handover("admin_socket: /run/own/agent.sock\nhandover: { then: wait }\n"),
+        at("/run/own/handover.sock", Then::Wait)
+    );
+    assert_eq!(handover("handover: { enabled: false }\n"), None);
+    let told = problem("trust_domain: example.org\nhandover: { then: stay }\n");
+    assert!(told.contains("stay"), "{told}");
 }

@@ -14,11 +14,14 @@ mod gate;
 pub mod handover;
 pub mod holders;
 pub mod identities;
+mod limits;
 pub mod metrics;
+pub mod passed;
 pub mod pods;
 pub mod sds;
 pub mod secrets;
 pub mod socket;
+mod sockets;
 pub mod status;
 pub mod workload_api;
 
@@ -42,7 +45,7 @@ use citadel_runtime::{
     Shutdown, ShutdownSignal,
     admin::{AdminServer, Readiness},
     config::ConfigError,
-    process,
+    process, supervisor,
 };
 use envoy_types::pb::envoy::service::secret::v3::secret_discovery_service_server::SecretDiscoveryServiceServer;
 use futures::StreamExt as _;
@@ -60,15 +63,17 @@ use crate::{
     files::keeper::Keeper,
     handover::{
         Afterwards, Giver, HandoverError, HandoverSettings, Own, Predecessor, Served, Successor,
-        Taken, Tie,
+        Tie,
     },
     holders::Holders,
     identities::Identities,
     metrics::Metrics,
+    passed::Passed,
     pods::Pods,
     sds::{Sds, folders::FolderRule},
     secrets::SecretManager,
     socket::{Audience, BoundSocket, SocketError},
+    sockets::{Placed, Sources},
     status::AgentAdmin,
     workload_api::{WorkloadApi, reflection},
 };
@@ -81,7 +86,7 @@ const MAX_REQUEST: usize = 64 * 1024;
 const DRAIN: Duration = Duration::from_secs(5);
 
 /// What the agent is made of beside its configuration. A test may replace parts.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Parts {
     /// Ends the agent.
     pub shutdown: Shutdown,
@@ -89,6 +94,8 @@ pub struct Parts {
     pub clock: Arc<dyn Clock>,
     /// The agent's own token, in place of `token_file`.
     pub token: Option<Arc<dyn TokenSource>>,
+    /// Sockets that a supervisor has opened.
+    pub passed: Passed,
 }
 
 /// A bound agent: its addresses are known, and nothing is served before [`Bound::serve`].
@@ -113,16 +120,11 @@ pub struct Bound {
     sds_files: Arc<[FolderRule]>,
     holders: Holders,
     administration: Option<Administration>,
-    handover: Option<HandoverSocket>,
+    /// Where a successor asks.
+    handover: Option<Placed>,
     /// Held until the end, which the process before this one waits for.
     _tie: Option<Tie>,
     giver: Giver,
-}
-
-/// Where a successor asks.
-struct HandoverSocket {
-    listener: UnixListener,
-    placed: BoundSocket,
 }
 
 /// The pods of this node, and whom they come from.
@@ -172,6 +174,7 @@ impl Parts {
             shutdown,
             clock: Arc::new(SystemClock),
             token: None,
+            passed: Passed::default(),
         }
     }
 }
@@ -179,6 +182,7 @@ impl Parts {
 /// Binds the socket and the admin port. The CA need not be there.
 pub async fn build(config: Config, parts: Parts) -> Result<Bound, StartError> {
     let settings: Settings = config.settings()?;
+    limits::check(&settings);
     crypto::install_default();
     let metrics = Metrics::default();
     let mut registry = Registry::default();
@@ -225,7 +229,7 @@ pub async fn build(config: Config, parts: Parts) -> Result<Bound, StartError> {
         session: Arc::clone(&session),
         manager: manager.clone(),
     };
-    let mut taken = predecessor(&settings, &giver).await;
+    let mut sources = Sources::find(&settings, &giver, parts.passed).await;
     let identities = Identities {
         manager,
         trust_domain: settings.trust_domain.clone(),
@@ -242,7 +246,8 @@ pub async fn build(config: Config, parts: Parts) -> Result<Bound, StartError> {
         metrics: metrics.clone(),
     };
     let keepers = settings.files.iter().cloned().map(keeper).collect();
-    let admin_server = admin(&settings, readiness, Arc::new(registry), taken.as_mut()).await?;
+    let registry = Arc::new(registry);
+    let admin_server = sources.admin(&settings, readiness, registry).await?;
     let holders = Holders::new(Arc::clone(&parts.clock), metrics.clone());
     let service = AgentAdmin {
         own_uid: nix::unistd::geteuid().as_raw(),
@@ -254,18 +259,27 @@ pub async fn build(config: Config, parts: Parts) -> Result<Bound, StartError> {
         metrics: metrics.clone(),
         clock: parts.clock,
     };
-    let administration = administration(service, &settings, taken.as_mut())?;
-    let handover = handover_socket(&settings, taken.as_mut())?;
-    let handed = taken.as_mut();
-    let handed = handed.map(|taken| taken.unix(SocketKind::Workloads, &settings.socket));
-    let (listener, placed) = match handed.transpose()?.flatten() {
-        Some(handed) => handed,
-        None => socket::bind(&settings.socket, Audience::Workloads)?,
-    };
-    let tie = match taken {
-        Some(taken) => Some(taken.confirm().await?),
+    let default = || default_admin_socket(&settings.socket);
+    let path = settings.admin_socket.clone().unwrap_or_else(default);
+    let (kind, named) = (SocketKind::Administrators, settings.admin_socket.is_some());
+    let without = "there is no socket for administrators (`citadel agent status`)";
+    let administration = sources.for_administrators(kind, &path, named, without)?;
+    let administration = administration.map(|(listener, placed)| Administration {
+        service,
+        listener,
+        placed,
+    });
+    let handover = match &settings.handover {
+        Some(HandoverSettings { socket, .. }) => {
+            let without = "no other agent can take over from this one";
+            sources.for_administrators(SocketKind::Handover, socket, named, without)?
+        }
         None => None,
     };
+    let (kind, audience) = (SocketKind::Workloads, Audience::Workloads);
+    let (listener, placed) = sources.unix(kind, &settings.socket, audience)?;
+    // From here on it is this process that serves.
+    let tie = sources.confirm().await?;
     Ok(Bound {
         socket: settings.socket,
         admin: admin_server.address(),
@@ -288,104 +302,6 @@ pub async fn build(config: Config, parts: Parts) -> Result<Bound, StartError> {
         _tie: tie,
         giver,
     })
-}
-
-/// What the agent that serves hands over, if there is one: the secrets are taken at once,
-/// the sockets when they are wanted. Without it this process starts as after a reboot, and
-/// finds the socket served where the other agent only said no.
-async fn predecessor(settings: &Settings, giver: &Giver) -> Option<Taken> {
-    let asked = settings.handover.as_ref()?.socket.clone();
-    let asked = handover::ask(asked, &settings.trust_domain, &settings.cluster).await;
-    let mut taken = match asked {
-        Ok(taken) => taken?,
-        Err(error) => {
-            tracing::warn!(%error, "nothing is taken over");
-            return None;
-        }
-    };
-    let restored = giver.take_over(std::mem::take(&mut taken.state));
-    tracing::info!(
-        version = taken.version,
-        secrets = restored.taken,
-        left = restored.left,
-        "this agent takes over from the one that serves"
-    );
-    Some(taken)
-}
-
-/// The admin port, or the other agent's where that has it already.
-async fn admin(
-    settings: &Settings,
-    readiness: Readiness,
-    registry: Arc<Registry>,
-    taken: Option<&mut Taken>,
-) -> Result<AdminServer, StartError> {
-    let address = settings.admin_listen;
-    let bound = AdminServer::bind(address, readiness.clone(), Arc::clone(&registry)).await;
-    let in_use = match bound {
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => error,
-        bound => return bound.map_err(StartError::Admin),
-    };
-    let handed = taken.map(|taken| taken.tcp(SocketKind::AdminHttp, address.port()));
-    match handed.transpose()?.flatten() {
-        Some(listener) => AdminServer::on(listener, readiness, registry).map_err(StartError::Admin),
-        None => Err(StartError::Admin(in_use)),
-    }
-}
-
-/// Where a successor asks. As with the administrators' socket, a default folder that can't
-/// be made is no reason not to serve.
-fn handover_socket(
-    settings: &Settings,
-    taken: Option<&mut Taken>,
-) -> Result<Option<HandoverSocket>, StartError> {
-    let Some(HandoverSettings { socket: path, .. }) = &settings.handover else {
-        return Ok(None);
-    };
-    let handed = taken.map(|taken| taken.unix(SocketKind::Handover, path));
-    let bound = match handed.transpose()?.flatten() {
-        Some(handed) => Ok(handed),
-        None => socket::bind(path, Audience::Administrators),
-    };
-    match bound {
-        Ok((listener, placed)) => Ok(Some(HandoverSocket { listener, placed })),
-        Err(error) if settings.admin_socket.is_none() => {
-            tracing::warn!(%error, "no other agent can take over from this one; set admin_socket");
-            Ok(None)
-        }
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// The socket that the configuration names has to be bound; the default one may be in a
-/// folder that this agent can't make (a read-only root): then there is no status.
-fn administration(
-    service: AgentAdmin,
-    settings: &Settings,
-    taken: Option<&mut Taken>,
-) -> Result<Option<Administration>, StartError> {
-    let default = || default_admin_socket(&settings.socket);
-    let path = settings.admin_socket.clone().unwrap_or_else(default);
-    let handed = taken.map(|taken| taken.unix(SocketKind::Administrators, &path));
-    let bound = match handed.transpose()?.flatten() {
-        Some(handed) => Ok(handed),
-        None => socket::bind(&path, Audience::Administrators),
-    };
-    match bound {
-        Ok((listener, placed)) => Ok(Some(Administration {
-            service,
-            listener,
-            placed,
-        })),
-        Err(error) if settings.admin_socket.is_none() => {
-            tracing::warn!(
-                %error,
-                "there is no socket for administrators (`citadel agent status`); set admin_socket"
-            );
-            Ok(None)
-        }
-        Err(error) => Err(error.into()),
-    }
 }
 
 impl Administration {
@@ -418,6 +334,7 @@ impl Bound {
             pid = std::process::id(),
             "citadel-agent serves"
         );
+        supervisor::ready();
         self.shutdown.spawn(Arc::clone(&self.session).run(signal()));
         self.shutdown
             .spawn(self.identities.manager.clone().run(signal()));
@@ -487,6 +404,7 @@ impl Bound {
             } => Ok(()),
         };
         drop(self.placed);
+        supervisor::stopping();
         self.shutdown.drain(DRAIN).await;
         served.map_err(StartError::Serve)?;
         let successor = match waiting {
@@ -503,7 +421,7 @@ impl Bound {
         &mut self,
         intake: &Shutdown,
     ) -> Result<Option<JoinHandle<Option<Tie>>>, StartError> {
-        let Some(HandoverSocket { listener, placed }) = self.handover.take() else {
+        let Some((listener, placed)) = self.handover.take() else {
             return Ok(None);
         };
         let unix = |kind, listener: &UnixListener, placed: &BoundSocket| -> io::Result<_> {

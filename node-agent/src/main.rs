@@ -6,8 +6,9 @@ use citadel_node_agent::{
     Parts, build,
     config::{Config, ConfigArgs},
     handover::{self, Afterwards},
+    passed::Passed,
 };
-use citadel_runtime::{Shutdown, harden, telemetry};
+use citadel_runtime::{Shutdown, harden, limits, telemetry};
 use clap::Parser as _;
 
 #[global_allocator]
@@ -32,6 +33,11 @@ fn main() -> ExitCode {
     if let Err(error) = harden() {
         tracing::warn!(%error, "this process could not be hardened");
     }
+    if let Err(error) = limits::raise_open_files() {
+        tracing::warn!(%error, "the limit of open files could not be raised");
+    }
+    // It takes variables of the environment away: before there are threads.
+    let passed = Passed::from_env();
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -39,13 +45,13 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(1, &error),
     };
-    match runtime.block_on(run(config)) {
+    match runtime.block_on(run(config, passed)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(1, &error),
     }
 }
 
-async fn run(config: Config) -> anyhow::Result<()> {
+async fn run(config: Config, mut passed: Passed) -> anyhow::Result<()> {
     // As it is found now: by the time of an upgrade another file may have its name.
     let program = std::env::current_exe()?;
     let arguments = std::env::args_os().skip(1).collect();
@@ -53,7 +59,11 @@ async fn run(config: Config) -> anyhow::Result<()> {
     loop {
         let shutdown = Shutdown::new();
         shutdown.on_signals()?;
-        let bound = build(config.clone(), Parts::new(shutdown)).await?;
+        let parts = Parts {
+            passed: std::mem::take(&mut passed),
+            ..Parts::new(shutdown)
+        };
+        let bound = build(config.clone(), parts).await?;
         let Afterwards::HandedOver(successor) = bound.serve().await? else {
             return Ok(());
         };

@@ -57,6 +57,14 @@ pub enum SocketError {
     /// The path must be absolute: workloads find it by that.
     #[error("{}: not an absolute path with a file name", .0.display())]
     NotAbsolute(PathBuf),
+    /// A supervisor passes a socket with another path.
+    #[error("{}: the socket that was passed is {}; write the same path for ListenStream= and in the configuration", .path.display(), .passed.display())]
+    OtherPath {
+        /// The configuration's.
+        path: PathBuf,
+        /// The socket's.
+        passed: PathBuf,
+    },
     /// The system refused.
     #[error("{}: {doing}: {error}", .path.display())]
     Io {
@@ -97,10 +105,25 @@ impl Identity {
         self.inode
     }
 
+    /// Whether it is.
+    pub fn is_left(&self) -> bool {
+        self.left.load(Ordering::Relaxed)
+    }
+
     /// The file is another process's from now on.
     pub fn leave(&self) {
         self.left.store(true, Ordering::Relaxed);
     }
+}
+
+/// The file of a socket that a supervisor has opened: it stays.
+pub fn of_supervisor(path: &Path) -> Option<BoundSocket> {
+    let identity = Identity::of(&fs::symlink_metadata(path).ok()?);
+    identity.leave();
+    Some(BoundSocket {
+        path: path.to_owned(),
+        identity,
+    })
 }
 
 /// The file of a socket that another process has handed over, if `path` is that very file.
@@ -199,7 +222,7 @@ impl Drop for BoundSocket {
             fs::symlink_metadata(&self.path)
                 .is_ok_and(|there| (there.dev(), there.ino()) == self.identity.inode)
         };
-        if !self.identity.left.load(Ordering::Relaxed) && ours() {
+        if !self.identity.is_left() && ours() {
             let _ = fs::remove_file(&self.path);
         }
     }

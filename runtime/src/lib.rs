@@ -7,9 +7,11 @@ pub mod config;
 pub mod duration;
 mod harden;
 pub mod https;
+pub mod limits;
 mod line_limit;
 pub mod process;
 pub mod shutdown;
+pub mod supervisor;
 pub mod telemetry;
 pub mod tls;
 

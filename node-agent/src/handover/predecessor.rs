@@ -1,17 +1,14 @@
 //! The side that serves: answers who asks to take over.
 
-use std::{
-    collections::HashMap,
-    os::{
-        fd::{AsFd, OwnedFd},
-        unix::net::UnixStream,
-    },
+use std::os::{
+    fd::{AsFd, OwnedFd},
+    unix::net::UnixStream,
 };
 
 use citadel_proto::agent::{
     HandedOver, Offer, OfferedSocket, SocketKind, TakeOverConfirmation, TakeOverRequest,
 };
-use citadel_runtime::{Shutdown, ShutdownSignal};
+use citadel_runtime::{Shutdown, ShutdownSignal, supervisor};
 use tokio::net::UnixListener;
 
 use super::{
@@ -119,7 +116,9 @@ impl Predecessor {
         .await?;
         // From here on it is the other one that serves.
         self.let_go(&confirmed);
-        notify_supervisor(pid);
+        if let Ok(pid) = u32::try_from(pid) {
+            supervisor::main_process(pid);
+        }
         let tie = blocking(move || {
             let mut wire = wire;
             wire.send(&HandedOver {}, &[])?;
@@ -166,13 +165,7 @@ fn offered(served: &Served) -> OfferedSocket {
         kind: served.kind.into(),
         device,
         inode,
-    }
-}
-
-/// systemd follows another main process only if the one before says so.
-fn notify_supervisor(pid: i32) {
-    if let Ok(pid) = u32::try_from(pid) {
-        let _ = sd_notify::notify(&[sd_notify::NotifyState::MainPid(pid)]);
+        supervised: served.file.as_ref().is_some_and(Identity::is_left),
     }
 }
 
@@ -181,17 +174,4 @@ fn printable(text: &str) -> String {
         .filter(char::is_ascii_graphic)
         .take(64)
         .collect()
-}
-
-/// What came along, by its kind.
-pub(super) fn by_kind(
-    sockets: Vec<OfferedSocket>,
-    descriptors: Vec<OwnedFd>,
-) -> HashMap<SocketKind, (OwnedFd, (u64, u64))> {
-    let all = sockets.into_iter().zip(descriptors);
-    all.map(|(socket, descriptor)| {
-        let file = (socket.device, socket.inode);
-        (socket.kind(), (descriptor, file))
-    })
-    .collect()
 }

@@ -15,7 +15,8 @@ use std::{
 
 use citadel_identity::{TrustDomain, crypto::OneTimeKey};
 use citadel_proto::agent::{
-    HandedOver, HandoverState, Offer, SocketKind, TakeOverConfirmation, TakeOverRequest,
+    HandedOver, HandoverState, Offer, OfferedSocket, SocketKind, TakeOverConfirmation,
+    TakeOverRequest,
 };
 use rustix::net::{AddressFamily, SocketType, sockopt};
 use tokio::{
@@ -24,9 +25,7 @@ use tokio::{
 };
 
 use super::{
-    FORMAT, HandoverError, OFFER_DEADLINE, blocking, failed, memory, peer,
-    predecessor::by_kind,
-    state,
+    FORMAT, HandoverError, OFFER_DEADLINE, blocking, failed, memory, peer, state,
     wire::{MESSAGE_DEADLINE, Wire},
 };
 use crate::socket::{self, BoundSocket};
@@ -38,7 +37,7 @@ pub(crate) struct Taken {
     pub state: HandoverState,
     /// Of the other agent.
     pub version: String,
-    sockets: HashMap<SocketKind, (OwnedFd, (u64, u64))>,
+    sockets: HashMap<SocketKind, (OwnedFd, OfferedSocket)>,
     confirmed: Vec<SocketKind>,
 }
 
@@ -89,7 +88,11 @@ pub(crate) async fn ask(
         Ok(Some(Taken {
             state: state::decode(&bytes, &trust_domain)?,
             version: std::mem::take(&mut offer.version),
-            sockets: by_kind(sockets, descriptors),
+            sockets: sockets
+                .into_iter()
+                .zip(descriptors)
+                .map(|(socket, descriptor)| (socket.kind(), (descriptor, socket)))
+                .collect(),
             confirmed: Vec::new(),
             wire,
         }))
@@ -112,13 +115,16 @@ impl Taken {
         kind: SocketKind,
         path: &Path,
     ) -> Result<Option<(UnixListener, BoundSocket)>, HandoverError> {
-        let Some((descriptor, file)) = self.sockets.remove(&kind) else {
+        let Some((descriptor, offered)) = self.sockets.remove(&kind) else {
             return Ok(None);
         };
         check(&descriptor, &[AddressFamily::UNIX])?;
-        let Some(placed) = socket::adopt(path, file) else {
+        let Some(placed) = socket::adopt(path, (offered.device, offered.inode)) else {
             return Ok(None);
         };
+        if offered.supervised {
+            placed.identity().leave();
+        }
         let listener = StdUnixListener::from(descriptor);
         let adopted = listener
             .set_nonblocking(true)

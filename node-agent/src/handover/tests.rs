@@ -21,11 +21,12 @@ use crate::{
     attest::{cgroup::CgroupRoot, proc::Proc},
     ca_client::{FileToken, FirstTrust, Session, SessionConfig},
     clock::SystemClock,
+    config::{Config, Settings},
     pods::Pods,
     secrets::{SecretKey, State, Wanted},
     socket::{self, Audience},
     testing::{World, trust_domain},
-    testing_agent::soon,
+    testing_agent::{nothing_from, soon},
 };
 
 fn giver(world: &World) -> Giver {
@@ -298,4 +299,47 @@ async fn what_is_offered_is_believed_only_if_it_is_what_it_says() {
         let refused = taken.unix(SocketKind::Workloads, Path::new("/run/x")).err();
         assert!(matches!(refused, Some(HandoverError::Malformed("socket"))));
     }
+}
+
+/// An agent on a socket in `dir` that waits once it has handed over.
+fn settings(dir: &Path, then: Then) -> Settings {
+    let mut config = Config {
+        trust_domain: "example.org".into(),
+        socket: dir.join("agent.sock"),
+        admin_listen: ([127, 0, 0, 1], 0).into(),
+        ..Config::default()
+    };
+    config.handover.then = then;
+    config.settings().unwrap()
+}
+
+#[tokio::test]
+async fn who_has_handed_over_ends_or_waits_until_nobody_serves() {
+    let dir = tempfile::tempdir().unwrap();
+    let listener = StdUnixListener::bind(dir.path().join("agent.sock")).unwrap();
+    let successor = || {
+        let (near, far) = UnixStream::pair().unwrap();
+        (Successor(Tie::new(Wire::new(near).unwrap())), far)
+    };
+    let (ends, _far) = successor();
+    let exits = settings(dir.path(), Then::Exit);
+    assert!(!soon(wait(ends, &exits, &Shutdown::new())).await);
+
+    let (waits, far) = successor();
+    let waiting = settings(dir.path(), Then::Wait);
+    let shutdown = Shutdown::new();
+    let mut waiting = tokio::spawn(async move { wait(waits, &waiting, &shutdown).await });
+    nothing_from(&mut waiting).await;
+    // The other one has handed over in its turn: somebody serves.
+    drop(far);
+    nothing_from(&mut waiting).await;
+    drop(listener);
+    assert!(soon(waiting).await.unwrap());
+
+    // And it can be ended.
+    let (waits, _far) = successor();
+    let waiting = settings(dir.path(), Then::Wait);
+    let shutdown = Shutdown::new();
+    shutdown.trigger();
+    assert!(!soon(wait(waits, &waiting, &shutdown)).await);
 }

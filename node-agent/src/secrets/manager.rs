@@ -180,7 +180,11 @@ impl SecretManager {
     /// have ended. `None` if they have not within `patience`: then nothing has changed.
     pub async fn hold_still(&self, patience: Duration) -> Option<Still> {
         let asking = Arc::clone(&self.shared.asking).write_owned();
-        let guard = tokio::time::timeout(patience, asking).await.ok()?;
+        let Ok(guard) = tokio::time::timeout(patience, asking).await else {
+            // What became due meanwhile was held back by the attempt.
+            self.shared.wake.notify_one();
+            return None;
+        };
         Some(Still {
             guard: Some(guard),
             shared: Arc::clone(&self.shared),

@@ -469,6 +469,9 @@ pub struct OfferedSocket {
     pub device: u64,
     #[prost(uint64, tag = "3")]
     pub inode: u64,
+    /// The file is a supervisor's, which opened the socket: it stays at the end.
+    #[prost(bool, tag = "4")]
+    pub supervised: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TakeOverConfirmation {

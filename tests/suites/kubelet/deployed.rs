@@ -2,11 +2,13 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use citadel_tests::dir::TestDir;
 use citadel_tests::image::Image;
 use citadel_tests::kubernetes::{NODE, NodeCluster};
 use citadel_tests::parts::program;
+use citadel_tests::wait;
 use http::Method;
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
@@ -17,6 +19,8 @@ pub(crate) const SYSTEM: &str = "citadel-system";
 const CITADEL: &str = "citadel:0.1.0";
 /// What the tests' pods run.
 pub(crate) const WORKLOAD: &str = "citadel.test/workload:1";
+/// A pod that was told to end.
+const ENDED: Duration = Duration::from_secs(30);
 /// Where the CA listens.
 const GRPC: u16 = 15012;
 
@@ -29,6 +33,8 @@ pub(crate) struct Deployed {
     pub(crate) applied: String,
     /// What `kubectl diff` found between them and the cluster, once all was running.
     pub(crate) drift: String,
+    /// The log of the agent's second pod, which an update of the `DaemonSet` made.
+    pub(crate) second_pod: String,
 }
 
 impl Deployed {
@@ -77,11 +83,13 @@ impl Deployed {
         };
 
         set_policy(cluster).await;
+        let second_pod = update(cluster).await;
         Self {
             cluster,
             shipped,
             applied,
             drift,
+            second_pod,
         }
     }
 
@@ -128,6 +136,30 @@ async fn set_policy(cluster: &NodeCluster) {
     cluster.kubectl(&restart).await.expect("a restart");
     rolled_out(cluster, "deployment/citadel-ca").await;
     route_to_ca(cluster).await;
+}
+
+/// An update of the agent, as a new version's would be. The log of the pod that it made.
+async fn update(cluster: &NodeCluster) -> String {
+    let agent = async || cluster.ready_app(SYSTEM, "citadel-agent").await;
+    let name = |pod: &Value| pod["metadata"]["name"].as_str().expect("a name").to_owned();
+    let first = name(&agent().await);
+    let restart = [
+        "rollout",
+        "restart",
+        "-n",
+        SYSTEM,
+        "daemonset/citadel-agent",
+    ];
+    cluster.kubectl(&restart).await.expect("an update");
+    rolled_out(cluster, "daemonset/citadel-agent").await;
+    let path = format!("/api/v1/namespaces/{SYSTEM}/pods/{first}");
+    wait::until("the first pod is gone", ENDED, async || {
+        cluster.get(&path).await.is_none().then_some(())
+    })
+    .await;
+    let second = name(&agent().await);
+    assert_ne!(second, first);
+    cluster.pod_log(SYSTEM, &second, "agent").await
 }
 
 /// The service's data path; its address.

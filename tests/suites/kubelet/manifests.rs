@@ -103,6 +103,19 @@ async fn the_node_changes_nothing_of_the_machine_that_it_runs_on() {
     assert_eq!(Machine::look(), cluster.before);
 }
 
+#[tokio::test]
+async fn an_update_of_the_daemonset_hands_over_from_pod_to_pod() {
+    let log = &Deployed::shared().await.second_pod;
+    assert!(
+        log.contains("this agent takes over from the one that serves"),
+        "{log}"
+    );
+    let served = log.find("citadel-agent serves").expect("it serves");
+    let attested = log.find("the CA knows this agent");
+    assert!(attested.is_none_or(|at| at > served), "{log}");
+    assert!(!log.contains("nothing is taken over"), "{log}");
+}
+
 /// No image can be built here: what can be checked is that the file and the manifests agree
 /// with each other and with what this workspace builds.
 #[test]

@@ -29,6 +29,8 @@ async fn second_agent(cluster: &NodeCluster) {
         match volume["name"].as_str() {
             Some("config") => volume["configMap"]["name"] = json!("reads-kubelet"),
             Some("socket") => volume["hostPath"]["path"] = json!("/run/citadel-2"),
+            // Else it would ask the first one to hand over.
+            Some("admin") => volume["hostPath"]["path"] = json!("/run/citadel-admin-2"),
             _ => {}
         }
     }

@@ -35,15 +35,10 @@ async fn an_agent_killed_under_load_has_fresh_secrets_at_once() {
     seen.none_failed();
     assert!(seen.client_serials.len() >= 3, "{:?}", seen.client_serials);
     scene.mesh.refused_nothing();
-    // While nobody listens connects are refused, and no more than that.
-    scene.follower.stop().await;
+    // Its stream breaks each time; what it holds is good all the while.
+    assert!(scene.follower.end().await.len() >= 3);
     let fetched = scene.fetches.stop().await;
-    let odd: Vec<_> = fetched
-        .failures
-        .iter()
-        .filter(|(_, failure)| !failure.contains("Unavailable"))
-        .collect();
-    assert!(odd.is_empty(), "{odd:#?}");
+    assert!(fetched.answers > 10, "{fetched:#?}");
 }
 
 /// An hour forward and back, the monotonic clock left as it is.

@@ -77,35 +77,6 @@ async fn an_upgrade_without_the_ca_refuses_no_connect_and_issues_nothing_anew() 
     scene.stop().await;
 }
 
-/// A successor that can't take over ends, and the one that serves serves on.
-#[tokio::test]
-async fn a_handover_that_fails_leaves_everything_as_it_was() {
-    let mut scene = Scene::start("failing", LONG, |ca| ca, |agent| agent).await;
-    let agent = &scene.mesh.node.agent;
-    let pid = agent.process().pid();
-    let successor = agent.start_beside(&[]);
-    successor.signal(Signal::SIGKILL);
-    successor.wait(RENEWAL).await;
-    // Of another trust domain; and with a port that somebody else has.
-    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    let port = taken.local_addr().expect("its address").to_string();
-    for flags in [
-        ["--trust-domain", "other.org"],
-        ["--admin-listen", port.as_str()],
-    ] {
-        let ended = agent.start_beside(&flags).wait(RENEWAL).await;
-        assert!(!ended.success(), "{flags:?}");
-    }
-    assert!(agent.process().is_running() && agent.is_ready().await);
-    assert_eq!(agent.process().pid(), pid);
-    let log = agent.log();
-    assert!(log.contains("it is of another trust domain"));
-    // And it renews as before, and can still hand over.
-    scene.renewed_within(LONG).await;
-    scene.mesh.node.agent.upgrade().await;
-    scene.stop().await;
-}
-
 /// SIGHUP, which is the supervisor's way: the agent starts its successor itself.
 #[tokio::test]
 async fn a_signal_starts_the_successor() {

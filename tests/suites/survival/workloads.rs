@@ -72,13 +72,18 @@ impl Follower {
             .clone()
     }
 
-    /// Ends it. Panics if what it held had ever expired, or if it was ever told anything
-    /// but to come again. How often its stream ended.
-    pub(super) async fn stop(self) -> usize {
+    /// Ends it. Panics if what it held had ever expired. How its streams ended.
+    pub(super) async fn end(self) -> Vec<Status> {
         self.stop.send_replace(true);
         let expired = self.look.await.expect("the look");
         assert!(expired.is_empty(), "held an expired one: {expired:?}");
-        let ends = self.task.await.expect("the client");
+        self.task.await.expect("the client")
+    }
+
+    /// The same. Panics also if it was ever told anything but to come again. How often
+    /// its stream ended.
+    pub(super) async fn stop(self) -> usize {
+        let ends = self.end().await;
         let odd: Vec<_> = ends
             .iter()
             .filter(|status| status.code() != Code::Unavailable)
@@ -189,7 +194,7 @@ impl Fetched {
     pub(super) fn none_failed(&self) {
         assert!(self.failures.is_empty(), "{self:#?}");
         assert!(self.refused.is_empty(), "{self:#?}");
-        assert!(self.answers > 50, "{self:#?}");
+        assert!(self.answers > 10, "{self:#?}");
     }
 }
 
@@ -256,7 +261,10 @@ async fn next(stream: &mut Streaming<X509svidResponse>) -> Result<Held, Status> 
 fn read(message: &X509svidResponse) -> Held {
     let svid = &message.svids[0];
     secrets::register_key("SVID key", &svid.x509_svid_key);
-    let leaf = Certificate::of_der(&svid.x509_svid);
+    // The leaf comes first; its length is in the two bytes after `30 82`.
+    let chain = &svid.x509_svid;
+    let length = 4 + usize::from(u16::from_be_bytes([chain[2], chain[3]]));
+    let leaf = Certificate::of_der(&chain[..length]);
     Held {
         serial: leaf.serial(),
         not_after: leaf.not_after(),

@@ -27,6 +27,15 @@ part_tools() {
         found SOCAT "$cache/socat/socat"
     fi
 
+    if command -v systemd-socket-activate >/dev/null && command -v systemd-analyze >/dev/null; then
+        found SYSTEMD_SOCKET_ACTIVATE "$(command -v systemd-socket-activate)"
+        found SYSTEMD_ANALYZE "$(command -v systemd-analyze)"
+    else
+        entry systemd "unpacking Debian's package" "or install systemd" fill_systemd
+        found SYSTEMD_SOCKET_ACTIVATE "$cache/systemd/systemd-socket-activate"
+        found SYSTEMD_ANALYZE "$cache/systemd/systemd-analyze"
+    fi
+
     # The library, not the wrapper: a suite preloads it into one process.
     entry libfaketime "unpacking Debian's package" \
         "libfaketime is taken from Debian's package only" fill_faketime
@@ -57,6 +66,25 @@ exec "\$here/usr/bin/socat" "\$@"
 WRAPPER
     chmod +x "$1/socat"
     "$1/socat" -V
+}
+
+# Its tools alone; nothing of it is started.
+fill_systemd() {
+    debian "$1" systemd libsystemd-shared
+    local name libraries
+    libraries=$(dirname "$(find "$1/usr/lib" "$1/lib" -name 'libsystemd-shared-*.so' | head -n 1)")
+    for name in systemd-socket-activate systemd-analyze; do
+        cat >"$1/$name" <<WRAPPER
+#!/bin/sh
+here=\$(dirname "\$0")
+export LD_LIBRARY_PATH="\$here/${libraries#"$1/"}"
+export SYSTEMD_UNIT_PATH="\$here/lib/systemd/system:\$here/usr/lib/systemd/system:"
+exec "\$here/usr/bin/$name" "\$@"
+WRAPPER
+        chmod +x "$1/$name"
+    done
+    "$1/systemd-socket-activate" --version
+    "$1/systemd-analyze" --version
 }
 
 fill_faketime() {
