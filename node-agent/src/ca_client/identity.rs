@@ -78,6 +78,28 @@ impl AgentSvid {
         })
     }
 
+    /// What was kept over a restart, as long as it is valid by this machine's clock.
+    pub(super) fn restore(
+        chain: &[Vec<u8>],
+        key: &WorkloadKey,
+        trust_domain: &TrustDomain,
+        bundles: &BundleSet,
+        now_ms: i64,
+    ) -> Result<Self, AgentSvidError> {
+        let leaf = chain.first().ok_or(AgentSvidError::Missing)?;
+        let svid = v1::X509Svid {
+            spiffe_id: verify::spiffe_id(leaf)?.to_string(),
+            certificate_chain: chain.to_vec(),
+            ..v1::X509Svid::default()
+        };
+        Self::accept(Some(svid), key, trust_domain, bundles, now_ms, 0.0)
+    }
+
+    /// DER.
+    pub(super) fn leaf(&self) -> Option<&[u8]> {
+        self.certified.cert.first().map(AsRef::as_ref)
+    }
+
     pub(super) fn has_expired(&self) -> bool {
         self.received.elapsed() >= self.plan.expires_in
     }
