@@ -10,6 +10,9 @@ use citadel_proto::log;
 use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
+/// The reserved name of the cluster that nodes outside Kubernetes belong to.
+pub const EXTERNAL_CLUSTER: &str = "external";
+
 /// A service-account token as it was presented. Wiped on drop; prints only its length.
 #[derive(Clone)]
 pub struct BearerToken(Zeroizing<String>);
@@ -43,6 +46,10 @@ pub enum Method {
     ClientCertificate,
     /// The CA itself, for its own serving certificate.
     Itself,
+    /// The join token of a node outside Kubernetes.
+    JoinToken,
+    /// The X.509 certificate of a node outside Kubernetes.
+    X509Pop,
 }
 
 /// A Kubernetes object by name and UID.
@@ -118,7 +125,8 @@ pub struct Origin {
 pub struct Evidence {
     /// What was checked.
     pub method: Method,
-    /// `jti` of the token, or the SHA-256 of the token in hex where it has none.
+    /// `jti` of the token, or the SHA-256 of the token in hex where it has none. Of a node
+    /// outside Kubernetes: id of its join token, or SHA-256 of its certificate, in hex.
     pub token_id: Option<String>,
     /// Serial and SPIFFE ID of the client certificate.
     pub certificate: Option<(Serial, SpiffeId)>,
@@ -129,7 +137,8 @@ pub struct Evidence {
 pub enum Role {
     /// A workload with its own token or certificate.
     Workload,
-    /// The agent of a node: proven by an agent's SVID.
+    /// The agent of a node: proven by an agent's SVID, or as the node outside Kubernetes that
+    /// it is.
     Agent {
         /// `<cluster>` of its identity.
         cluster: String,
@@ -164,6 +173,8 @@ impl From<Method> for log::AuthenticationMethod {
             Method::TokenReview => Self::TokenReview,
             Method::ClientCertificate => Self::ClientCertificate,
             Method::Itself => Self::Self_,
+            Method::JoinToken => Self::JoinToken,
+            Method::X509Pop => Self::X509pop,
         }
     }
 }
@@ -205,6 +216,10 @@ impl Caller {
                 record.node.clone_from(&node.name);
                 record.node_uid.clone_from(&node.uid);
             }
+        } else if let Role::Agent { cluster, node } = &self.role {
+            record.cluster.clone_from(cluster);
+            record.node.clone_from(&node.name);
+            record.node_uid.clone_from(&node.uid);
         }
         record
     }
@@ -253,6 +268,8 @@ impl Origin {
             log::AuthenticationMethod::TokenReview => Method::TokenReview,
             log::AuthenticationMethod::ClientCertificate => Method::ClientCertificate,
             log::AuthenticationMethod::Self_ => Method::Itself,
+            log::AuthenticationMethod::JoinToken => Method::JoinToken,
+            log::AuthenticationMethod::X509pop => Method::X509Pop,
             log::AuthenticationMethod::Unspecified => return None,
         };
         let authority = match record.authority() {

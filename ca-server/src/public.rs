@@ -19,7 +19,7 @@ use tokio::sync::Semaphore;
 use tonic::{Code, metadata::MetadataMap};
 
 use crate::{
-    grpc::{AdminAccess, Front},
+    grpc::{AdminAccess, AdminRole, Front},
     log::{Log, bundle},
     store::StoreError,
 };
@@ -93,7 +93,13 @@ impl Public {
         if !open {
             let metadata = MetadataMap::from_headers(headers);
             self.access
-                .check(&self.front, "public/log", peer, &metadata)
+                .check(
+                    &self.front,
+                    "public/log",
+                    AdminRole::Auditor,
+                    peer,
+                    &metadata,
+                )
                 .await
                 .map_err(|status| Refused::Denied(status.code()))?;
         }

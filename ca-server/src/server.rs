@@ -40,7 +40,7 @@ use crate::{
     clusters::{ClusterHandle, ClusterParts, Clusters, SharedKey},
     config::{Config, StoreLocation},
     grpc::{
-        AdminAccess, AdminApi, AgentApi, Front, FrontParts, Gate, HealthApi, IstioApi,
+        AdminAccess, AdminApi, AgentApi, Front, FrontParts, Gate, HealthApi, IstioApi, Joining,
         MAX_BATCH_REQUEST, MAX_SINGLE_REQUEST, Refusals, WorkloadApi,
     },
     holders::Holders,
@@ -150,6 +150,7 @@ pub struct Bound {
     connection_metrics: ConnectionMetrics,
     limits: settings::ServerLimits,
     log: Arc<Log>,
+    joining: Arc<Joining>,
 }
 
 /// Binds and prepares everything; nothing is answered yet.
@@ -205,6 +206,7 @@ pub async fn build(config: Config, parts: Parts) -> Result<Bound, StartError> {
     let trust_domain = config.trust_domain.clone();
     let set = BundleSet::from(keys.bundle.clone());
     let roots: Vec<CertificateDer<'static>> = keys.bundle.authorities.clone();
+    let root_sha256 = roots.first().map_or([0; 32], |root| crypto::sha256(root));
     let (bundle_sender, bundles) = watch::channel(Arc::new(set.clone()));
     let client_bundles = BundleHandle::new(set);
 
@@ -306,6 +308,7 @@ pub async fn build(config: Config, parts: Parts) -> Result<Bound, StartError> {
         shutdown: shutdown.signal(),
     });
     let bundles = bundles.borrow().clone();
+    let joining = Arc::new(settings::joining(&config, grpc.port(), &root_sha256));
     Ok(Bound {
         grpc,
         admin: admin_server.address(),
@@ -327,6 +330,7 @@ pub async fn build(config: Config, parts: Parts) -> Result<Bound, StartError> {
         connection_metrics,
         limits,
         log,
+        joining,
     })
 }
 
@@ -416,6 +420,7 @@ impl Bound {
             front: self.front.clone(),
             access: self.access.clone(),
             log: self.log.clone(),
+            joining: self.joining.clone(),
         };
         let istio = IstioApi {
             front: self.front.clone(),

@@ -15,7 +15,7 @@ use crate::{
     authz::{Entry, EntryNodes, PolicyOptions},
     clusters::{ClusterParts, Mode},
     config::{self, ClusterMode, Config},
-    grpc::AdminAccess,
+    grpc::{AdminAccess, Joining},
 };
 
 /// The server's bounds.
@@ -59,6 +59,7 @@ pub(crate) fn policy(config: &Config) -> PolicyOptions {
         min_ttl: config.lifetimes.min.get(),
         max_ttl: config.lifetimes.max.get(),
         serving_ttl: config.ca.serving_ttl.get(),
+        external_ttl: config.external.svid_ttl.get(),
         ca_dns_names: config.ca.dns_names.clone(),
         max_renewal_age: config.max_renewal_age.get(),
         revision: revision(config),
@@ -130,10 +131,22 @@ pub(crate) fn cluster_parts(
     }
 }
 
+/// What join tokens tell: the CA's own names with the port that it listens on, and its root.
+pub(crate) fn joining(config: &Config, port: u16, root_sha256: &[u8; 32]) -> Joining {
+    let names = config.ca.dns_names.iter();
+    Joining {
+        trust_domain: config.trust_domain.clone(),
+        root_sha256: *root_sha256,
+        addresses: names.map(|name| format!("{name}:{port}")).collect(),
+    }
+}
+
 pub(crate) fn admin_access(config: &Config) -> AdminAccess {
     let named = config.admin.auditor.iter().chain(&config.admin.operator);
+    let operators = config.admin.operator.iter();
     AdminAccess {
         auditors: named.map(ToString::to_string).collect(),
+        operators: operators.map(ToString::to_string).collect(),
         own_uid: nix::unistd::geteuid().as_raw(),
     }
 }

@@ -31,6 +31,7 @@ pub(crate) fn policy_options() -> PolicyOptions {
         min_ttl: Duration::from_secs(10),
         max_ttl: Duration::from_secs(86_400),
         serving_ttl: Duration::from_secs(86_400),
+        external_ttl: Duration::from_secs(86_400),
         ca_dns_names: Vec::new(),
         max_renewal_age: Duration::from_secs(604_800),
         revision: 1,

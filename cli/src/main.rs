@@ -1,4 +1,4 @@
-//! The `citadel` command: dev, fetch, verify, log, agent, bench.
+//! The `citadel` command: dev, fetch, verify, log, agent, node, bench.
 
 mod agent;
 mod bench;
@@ -12,6 +12,7 @@ mod log;
 #[cfg(test)]
 #[path = "../../identity/tests/identity/mutation.rs"]
 mod mutation;
+mod node;
 mod output;
 mod progress;
 #[cfg(test)]
@@ -53,6 +54,7 @@ enum Command {
     Verify(verify::VerifyArgs),
     Log(log::LogArgs),
     Agent(agent::AgentArgs),
+    Node(node::NodeArgs),
     Bench(bench::BenchArgs),
 }
 
@@ -79,6 +81,7 @@ impl Cli {
             Command::Verify(args) => args.run(self.output),
             Command::Log(args) => args.run(self.output),
             Command::Agent(args) => args.run(self.output),
+            Command::Node(args) => args.run(self.output),
             Command::Bench(args) => args.run(self.output),
         }
     }

@@ -89,6 +89,12 @@ pub fn sha256_of(parts: &[&[u8]]) -> [u8; 32] {
     out
 }
 
+/// Whether two secrets are the same, in a time that tells nothing of where they differ.
+pub fn same_secret(one: &[u8], other: &[u8]) -> bool {
+    use subtle::ConstantTimeEq as _;
+    one.ct_eq(other).into()
+}
+
 /// Random bytes from the provider's generator.
 ///
 /// # Panics
@@ -286,6 +292,14 @@ mod tests {
         install_default();
         install_default();
         assert!(CryptoProvider::get_default().is_some());
+    }
+
+    #[test]
+    fn secrets_are_the_same_in_every_byte() {
+        assert!(same_secret(b"secret", b"secret"));
+        for other in [&b"Secret"[..], b"secreT", b"secre", b"secrets", b""] {
+            assert!(!same_secret(b"secret", other));
+        }
     }
 
     #[test]

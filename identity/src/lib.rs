@@ -10,6 +10,7 @@ pub mod csr;
 mod der;
 mod facts;
 pub mod issuer;
+pub mod join_token;
 pub mod key;
 pub mod limits;
 pub mod lint;

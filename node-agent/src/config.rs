@@ -24,6 +24,7 @@ use crate::{
     attest::cgroup::CgroupRoot,
     ca_client::FirstTrust,
     connections::Limits,
+    external::{self, ExternalConfig, Known},
     files::config::{self as files, FilesConfig, Rule},
     handover::{HandoverConfig, HandoverSettings},
     pods::config::{PodsConfig, PodsSettings},
@@ -47,6 +48,9 @@ pub struct Config {
     pub cluster: Option<String>,
     /// The agent's own service-account token; read again for each use.
     pub token_file: PathBuf,
+    /// Where this node is none of Kubernetes': then what its operator gave it counts in place
+    /// of a token, and says trust domain, addresses and roots where nothing else does.
+    pub external: Option<ExternalConfig>,
     /// The socket of SDS and the Workload API.
     pub socket: PathBuf,
     /// The socket for administrators (`citadel agent status`): in a folder that no workload
@@ -134,6 +138,8 @@ pub struct Settings {
     pub cluster: String,
     /// The agent's token.
     pub token_file: PathBuf,
+    /// In place of a token, on a node outside Kubernetes.
+    pub external: Option<ExternalConfig>,
     /// The socket.
     pub socket: PathBuf,
     /// The socket for administrators; without it the default, where it can be bound.
@@ -168,9 +174,20 @@ impl Config {
 
     fn settings_of(&self, document: &Document) -> Result<Settings, ConfigError> {
         let mut check = document.checker();
-        let trust_domain = self.trust_domain(&mut check);
-        let addresses = self.addresses(&mut check);
-        let first_trust = self.first_trust(&mut check);
+        let known = self
+            .external
+            .as_ref()
+            .and_then(|external| external.known(&mut check));
+        let trust_domain = self.trust_domain(known.as_ref(), &mut check);
+        let addresses = self.addresses(known.as_ref(), &mut check);
+        let first_trust = self.first_trust(known.as_ref(), &mut check);
+        if self.external.is_some() && self.pods.is_some() {
+            check.problem(
+                "external",
+                "is set beside pods",
+                "keep one of the two: no pod runs outside of Kubernetes",
+            );
+        }
         let cluster = self.cluster.clone().unwrap_or_default();
         let printable = cluster.bytes().all(|b| b.is_ascii_graphic());
         if cluster.len() > MAX_CLUSTER || !printable {
@@ -261,6 +278,7 @@ impl Config {
             first_trust,
             cluster,
             token_file: self.token_file.clone(),
+            external: self.external.clone(),
             socket: self.socket.clone(),
             admin_socket: self.admin_socket.clone(),
             admin_listen: self.admin_listen,
@@ -294,8 +312,19 @@ impl Config {
         })
     }
 
-    fn trust_domain(&self, check: &mut Checker<'_>) -> Option<TrustDomain> {
+    fn trust_domain(&self, known: Option<&Known>, check: &mut Checker<'_>) -> Option<TrustDomain> {
         if self.trust_domain.is_empty() {
+            if let Some(known) = known {
+                return Some(known.trust_domain.clone());
+            }
+            if let Some(external) = &self.external {
+                let problem = format_args!(
+                    "holds nothing: this node has not joined yet ({})",
+                    external.state_dir.display()
+                );
+                check.problem("external.state_dir", problem, external::JOIN_ANEW);
+                return None;
+            }
             check.problem(
                 "trust_domain",
                 "is missing",
@@ -313,7 +342,10 @@ impl Config {
         )
     }
 
-    fn addresses(&self, check: &mut Checker<'_>) -> Vec<Address> {
+    fn addresses(&self, known: Option<&Known>, check: &mut Checker<'_>) -> Vec<Address> {
+        if let Some(known) = known.filter(|_| self.ca.addresses == CaConfig::default().addresses) {
+            return external::addresses(&known.addresses);
+        }
         if self.ca.addresses.is_empty() {
             check.problem(
                 "ca.addresses",
@@ -333,7 +365,7 @@ impl Config {
             .collect()
     }
 
-    fn first_trust(&self, check: &mut Checker<'_>) -> Option<FirstTrust> {
+    fn first_trust(&self, known: Option<&Known>, check: &mut Checker<'_>) -> Option<FirstTrust> {
         match (&self.ca.bundle_file, &self.ca.root_sha256) {
             (Some(_), Some(_)) => {
                 check.problem(
@@ -343,7 +375,10 @@ impl Config {
                 );
                 None
             }
-            (None, None) => Some(FirstTrust::BundleFile(DEFAULT_BUNDLE_FILE.into())),
+            (None, None) => Some(match known {
+                Some(known) => known.first_trust.clone(),
+                None => FirstTrust::BundleFile(DEFAULT_BUNDLE_FILE.into()),
+            }),
             (Some(file), None) => Some(FirstTrust::BundleFile(file.clone())),
             (None, Some(text)) => {
                 let mut digest = [0; 32];
@@ -366,6 +401,7 @@ impl Default for Config {
             ca: CaConfig::default(),
             cluster: None,
             token_file: "/var/run/secrets/citadel/token".into(),
+            external: None,
             socket: "/run/citadel/agent.sock".into(),
             admin_socket: None,
             admin_listen: SocketAddr::from((Ipv6Addr::UNSPECIFIED, 15015)),

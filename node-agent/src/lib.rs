@@ -9,6 +9,7 @@ pub mod ca_client;
 pub mod clock;
 pub mod config;
 pub mod connections;
+pub mod external;
 pub mod files;
 mod gate;
 pub mod handover;
@@ -56,7 +57,7 @@ use tonic::transport::{Server, server::Router};
 
 use crate::{
     attest::{Attestor, proc::Proc, relayed::pod_named_by},
-    ca_client::{Ca, FileToken, Session, SessionConfig, TokenSource},
+    ca_client::{Ca, Credential, FileToken, Session, SessionConfig, TokenSource},
     clock::{Clock, SystemClock},
     config::{Config, Settings, default_admin_socket},
     connections::Limits,
@@ -150,6 +151,9 @@ pub enum StartError {
     /// The source of this node's pods can't be set up.
     #[error("pods: {0}")]
     Pods(#[from] ConnectError),
+    /// The folder of the agent's own SVID.
+    #[error("external.state_dir: {0}")]
+    State(#[from] external::StateError),
     /// See [`SocketError`].
     #[error(transparent)]
     Socket(#[from] SocketError),
@@ -189,9 +193,11 @@ pub async fn build(config: Config, parts: Parts) -> Result<Bound, StartError> {
     metrics.register(&mut registry);
     process::register(&mut registry);
     let readiness = Readiness::new();
-    let token = parts
-        .token
-        .unwrap_or_else(|| Arc::new(FileToken(settings.token_file.clone())));
+    let credential = match (&settings.external, parts.token) {
+        (Some(external), _) => Credential::External(Arc::new(external.open()?)),
+        (None, Some(token)) => Credential::Token(token),
+        (None, None) => Credential::Token(Arc::new(FileToken(settings.token_file.clone()))),
+    };
     let session_config = SessionConfig {
         trust_domain: settings.trust_domain.clone(),
         addresses: settings.addresses.clone(),
@@ -208,10 +214,13 @@ pub async fn build(config: Config, parts: Parts) -> Result<Bound, StartError> {
         None => None,
     };
     // The agent needs no identity of its own account.
-    let own_pod = token.token().ok().and_then(|token| pod_named_by(&token));
+    let own_pod = match &credential {
+        Credential::Token(source) => source.token().ok().and_then(|token| pod_named_by(&token)),
+        Credential::External(_) => None,
+    };
     let session = Session::new(
         session_config,
-        token,
+        credential,
         Arc::clone(&parts.clock),
         metrics.clone(),
         readiness.part("ca"),

@@ -23,6 +23,24 @@ impl fmt::Debug for v1::RelayedToken {
     }
 }
 
+impl fmt::Debug for v1::JoinToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JoinToken")
+            .field("id", &format_args!("{} bytes", self.id.len()))
+            .field("secret", &Redacted(self.secret.len()))
+            .finish()
+    }
+}
+
+impl fmt::Debug for v1::CreateJoinTokenResponse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CreateJoinTokenResponse")
+            .field("token", &Redacted(self.token.len()))
+            .field("record", &self.record)
+            .finish()
+    }
+}
+
 impl fmt::Debug for workload::X509svid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("X509SVID")
@@ -113,6 +131,19 @@ mod tests {
             "{:?}",
             v1::IssueBatchRequest { items: vec![item] }
         ));
+
+        let mut join = v1::JoinToken::default();
+        join.secret = SECRET.into();
+        assert_hides(&format!(
+            "{:?}",
+            v1::AttestAgentRequest {
+                join_token: Some(join),
+                ..Default::default()
+            }
+        ));
+        let mut created = v1::CreateJoinTokenResponse::default();
+        created.token = SECRET.into();
+        assert_hides(&format!("{created:?}"));
 
         let mut svid = workload::X509svid::default();
         svid.x509_svid_key = SECRET.into();

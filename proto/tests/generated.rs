@@ -5,7 +5,9 @@ use std::{error::Error, fs, path::Path};
 use prost::Message as _;
 
 /// Messages whose `Debug` is written by hand, since they carry a key or a token.
-const SECRET_MESSAGES: [&str; 7] = [
+const SECRET_MESSAGES: [&str; 9] = [
+    ".citadel.v1.JoinToken",
+    ".citadel.v1.CreateJoinTokenResponse",
     ".citadel.v1.RelayedToken",
     ".citadel.agent.v1.Offer",
     ".citadel.agent.v1.HandedSvid",

@@ -31,6 +31,7 @@ mod istio;
 mod kubelet;
 mod ledger;
 mod node;
+mod nodes;
 mod operations;
 mod overload;
 mod postgres;

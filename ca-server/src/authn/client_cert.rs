@@ -14,7 +14,7 @@ use self::proven::Proven;
 pub(super) use self::proven::ProvenChains;
 use super::{Authenticator, AuthnError, Credentials};
 use crate::{
-    caller::{Caller, Evidence, Method, Origin, Role},
+    caller::{Caller, EXTERNAL_CLUSTER, Evidence, Method, Origin, Role},
     clusters::ClusterHandle,
 };
 
@@ -109,7 +109,11 @@ impl Authenticator {
             origin.subject = Some(self.check_alive(cluster, subject, true).await?);
         }
         if let Some((cluster, node)) = &origin.node {
-            Self::check_vouching_node(self.cluster_of_origin(cluster)?, node).await?;
+            if cluster == EXTERNAL_CLUSTER {
+                self.check_external(node).await?;
+            } else {
+                Self::check_vouching_node(self.cluster_of_origin(cluster)?, node).await?;
+            }
         }
         Ok(origin)
     }
@@ -128,6 +132,20 @@ impl Authenticator {
     ) -> Result<Role, AuthnError> {
         match usage {
             log::CertificateUse::Workload => Ok(Role::Workload),
+            log::CertificateUse::Agent if origin.subject.is_none() => {
+                match (&origin.node, template::parse_agent_id(id)) {
+                    (Some((cluster, node)), Some(named))
+                        if cluster == EXTERNAL_CLUSTER
+                            && named == (cluster.clone(), node.name.clone()) =>
+                    {
+                        Ok(Role::Agent {
+                            cluster: cluster.clone(),
+                            node: node.clone(),
+                        })
+                    }
+                    _ => Err(AuthnError::rejected("the agent's SVID rests on no node")),
+                }
+            }
             log::CertificateUse::Agent => {
                 let subject = origin.subject.as_ref();
                 let node = subject.and_then(|s| s.node.clone());

@@ -5,6 +5,7 @@ pub mod claims;
 mod client_cert;
 #[cfg(test)]
 mod cluster_tests;
+mod external;
 pub mod keyset;
 mod liveness;
 mod local;
@@ -15,6 +16,7 @@ mod token_review;
 use std::{net::SocketAddr, sync::Arc};
 
 use citadel_identity::{bundle::BundleSet, crypto};
+pub use external::PresentedToken;
 use rustls::pki_types::CertificateDer;
 use time::OffsetDateTime;
 

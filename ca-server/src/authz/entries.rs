@@ -5,10 +5,12 @@ use std::time::Duration;
 use citadel_identity::{SpiffeId, crypto, selector::Selector};
 use citadel_proto::v1;
 
+use crate::caller::EXTERNAL_CLUSTER;
+
 /// Where an entry holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EntryNodes {
-    /// On every node; not allowed beside unix selectors.
+    /// On every node of Kubernetes; not allowed beside unix selectors.
     All,
     /// On these nodes, each as cluster and node name.
     Listed(Vec<(String, String)>),
@@ -18,7 +20,8 @@ impl EntryNodes {
     /// Whether the entry holds on this node.
     pub fn contains(&self, cluster: &str, node: &str) -> bool {
         match self {
-            Self::All => true,
+            // No pod runs on a node outside Kubernetes, and `all` has no unix selectors.
+            Self::All => cluster != EXTERNAL_CLUSTER,
             Self::Listed(nodes) => nodes.iter().any(|(c, n)| c == cluster && n == node),
         }
     }

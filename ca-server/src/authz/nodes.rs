@@ -15,7 +15,7 @@ use super::{
     policy::{Allowed, account_key},
 };
 use crate::{
-    caller::{Authority, Caller, ObjectRef, Origin, Subject},
+    caller::{Authority, Caller, EXTERNAL_CLUSTER, Method, ObjectRef, Origin, Subject},
     clusters::ClusterHandle,
 };
 
@@ -50,7 +50,7 @@ impl Policy {
             spiffe_id: self.account_id(&subject)?,
             dns_names: Vec::new(),
             usage: Use::Workload,
-            origin: agent_origin(handle, Some(subject), None, None, now),
+            origin: agent_origin(handle.method(), Some(subject), None, None, now),
             entry_ttl: None,
             hint: String::new(),
         })
@@ -59,6 +59,7 @@ impl Policy {
     /// One of the entries of the agent's node.
     pub(super) fn entry_of_node(
         &self,
+        agent: &Caller,
         cluster: &str,
         node: &ObjectRef,
         entry_id: &str,
@@ -75,10 +76,23 @@ impl Policy {
                     node.name
                 ))
             })?;
+        let only_unix = entry.selectors.iter().all(Selector::is_unix);
+        let vouching = || Some((cluster.to_owned(), node.clone()));
+        if cluster == EXTERNAL_CLUSTER {
+            if !only_unix {
+                return Err(Denied::NotEntitled(format!(
+                    "entry {entry_id} is for pods, and none runs on node {cluster}/{}",
+                    node.name
+                )));
+            }
+            let method = agent.origin.method;
+            let origin = agent_origin(method, None, vouching(), Some(&entry.entry_id), now);
+            return Ok(entry_allowed(entry, origin));
+        }
         let handle = self.fresh_cluster(cluster)?;
-        let origin = if entry.selectors.iter().all(Selector::is_unix) {
-            let vouching = Some((cluster.to_owned(), node.clone()));
-            agent_origin(handle, None, vouching, Some(&entry.entry_id), now)
+        let method = handle.method();
+        let origin = if only_unix {
+            agent_origin(method, None, vouching(), Some(&entry.entry_id), now)
         } else {
             let pod_uid = pod_uid.ok_or_else(|| {
                 Denied::Invalid(format!(
@@ -88,7 +102,7 @@ impl Policy {
             let pod = pod_on_node(handle, pod_uid, &node.name)?;
             check_selectors(entry, &pod)?;
             let subject = subject_of(handle, &pod, node)?;
-            agent_origin(handle, Some(subject), None, Some(&entry.entry_id), now)
+            agent_origin(method, Some(subject), None, Some(&entry.entry_id), now)
         };
         Ok(entry_allowed(entry, origin))
     }
@@ -393,14 +407,14 @@ fn check_selectors(entry: &Entry, pod: &PodRecord) -> Result<(), Denied> {
 }
 
 fn agent_origin(
-    handle: &ClusterHandle,
+    method: Method,
     subject: Option<Subject>,
     node: Option<(String, ObjectRef)>,
     entry_id: Option<&str>,
     now: OffsetDateTime,
 ) -> Origin {
     Origin {
-        method: handle.method(),
+        method,
         subject: subject.map(Arc::new),
         node,
         entry_id: entry_id.map(ToOwned::to_owned),

@@ -12,7 +12,9 @@ use time::OffsetDateTime;
 
 use super::{Denied, Entry, Grant, Use};
 use crate::{
-    caller::{Authority, Caller, Evidence, Method, ObjectRef, Origin, Role, Subject},
+    caller::{
+        Authority, Caller, EXTERNAL_CLUSTER, Evidence, Method, ObjectRef, Origin, Role, Subject,
+    },
     clusters::Clusters,
 };
 
@@ -86,6 +88,8 @@ pub struct PolicyOptions {
     pub max_ttl: Duration,
     /// Lifetime of the CA's serving certificate.
     pub serving_ttl: Duration,
+    /// Lifetime of the SVIDs of agents outside Kubernetes.
+    pub external_ttl: Duration,
     /// DNS names of the CA itself.
     pub ca_dns_names: Vec<String>,
     /// A chain of renewals without a pod ends after this time.
@@ -200,7 +204,7 @@ impl Policy {
                 now,
             )?,
             (Role::Agent { cluster, node }, Ask::Entry { entry_id, pod_uid }) => {
-                self.entry_of_node(cluster, node, entry_id, pod_uid.as_deref(), now)?
+                self.entry_of_node(caller, cluster, node, entry_id, pod_uid.as_deref(), now)?
             }
             (Role::Agent { cluster, node }, Ask::Relayed { workload, pod_uid }) => {
                 self.relayed(cluster, node, workload, pod_uid.as_deref())?
@@ -367,7 +371,7 @@ impl Policy {
             dns_names: Vec::new(),
             usage: Use::Agent,
             origin: caller.origin.clone(),
-            entry_ttl: None,
+            entry_ttl: (cluster == EXTERNAL_CLUSTER).then_some(self.options.external_ttl),
             hint: String::new(),
         })
     }

@@ -142,6 +142,7 @@ fn policy_with(api: impl Into<Arc<FakeApi>>) -> Policy {
         min_ttl: Duration::from_secs(10),
         max_ttl: Duration::from_secs(86_400),
         serving_ttl: Duration::from_secs(86_400),
+        external_ttl: Duration::from_secs(86_400),
         ca_dns_names: Vec::new(),
         max_renewal_age: Duration::from_secs(7 * 86_400),
         revision: 7,

@@ -44,7 +44,7 @@ pub(super) fn is_label(name: &str) -> bool {
 }
 
 /// Whether a text is the name of an account, node or config map: a DNS subdomain (RFC 1123).
-pub(super) fn is_subdomain(name: &str) -> bool {
+pub(crate) fn is_subdomain(name: &str) -> bool {
     name.len() <= 253 && name.split('.').all(is_dns)
 }
 

@@ -12,7 +12,7 @@ use citadel_runtime::{
 
 use super::{
     AccountRef, Accounts, AdminConfig, AdminSubject, CaConfig, ClusterConfig, Config, ConfigError,
-    ConfigMapRef, EXTERNAL_CLUSTER, Lifetimes, Limits, LogConfig,
+    ConfigMapRef, EXTERNAL_CLUSTER, ExternalConfig, Lifetimes, Limits, LogConfig,
     accounts::{is_label, is_subdomain},
     dns,
     entries::{self, Surroundings},
@@ -63,6 +63,15 @@ pub(super) fn check(file: File, document: &Document) -> Result<Config, ConfigErr
         &file.impersonation.accounts,
     );
     let lifetimes = lifetimes(&mut checker, &file.lifetimes);
+    // As long as any certificate may live, where nothing is said.
+    let external_ttl = file.external.svid_ttl.unwrap_or(lifetimes.max);
+    within(
+        &mut checker,
+        "external.svid_ttl",
+        external_ttl,
+        lifetimes.min,
+        lifetimes.max,
+    );
     within(
         &mut checker,
         "max_renewal_age",
@@ -132,6 +141,9 @@ pub(super) fn check(file: File, document: &Document) -> Result<Config, ConfigErr
         id_template,
         allow_unbound,
         agents: Accounts { accounts: agents },
+        external: ExternalConfig {
+            svid_ttl: external_ttl,
+        },
         impersonation: Accounts {
             accounts: impersonation,
         },
@@ -213,13 +225,6 @@ fn ca(checker: &mut Checker<'_>, ca: file::Ca) -> CaConfig {
 }
 
 fn clusters(checker: &mut Checker<'_>, clusters: Vec<file::Cluster>) -> Vec<ClusterConfig> {
-    if clusters.is_empty() {
-        checker.problem(
-            "clusters",
-            "is empty",
-            "list a cluster, or leave the key out for the one that this server runs in",
-        );
-    }
     let mut checked: Vec<ClusterConfig> = Vec::with_capacity(clusters.len());
     for (index, cluster) in clusters.into_iter().enumerate() {
         let key = |field: &str| format!("clusters[{index}].{field}");

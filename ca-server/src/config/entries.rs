@@ -73,6 +73,17 @@ fn one(
             "list the nodes that it holds on, as <cluster>/<node>",
         );
     }
+    let on_external = |nodes: &EntryNodes| match nodes {
+        EntryNodes::All => false,
+        EntryNodes::Listed(nodes) => nodes.iter().any(|node| node.cluster == EXTERNAL_CLUSTER),
+    };
+    if nodes.as_ref().is_some_and(on_external) && !selectors.iter().all(Selector::is_unix) {
+        checker.problem(
+            format!("{at}.nodes"),
+            "names a node outside Kubernetes beside selectors of pods: none runs there",
+            "write an entry of unix selectors for it",
+        );
+    }
     let long_hint = entry.hint.len() > LONGEST_HINT || entry.hint.contains(char::is_control);
     if long_hint {
         let problem =

@@ -37,6 +37,7 @@ pub(super) struct File {
     pub(super) id_template: String,
     pub(super) allow_unbound: Vec<String>,
     pub(super) agents: Agents,
+    pub(super) external: External,
     pub(super) impersonation: Impersonation,
     pub(super) lifetimes: Lifetimes,
     pub(super) max_renewal_age: HumanDuration,
@@ -75,6 +76,12 @@ pub(super) struct Cluster {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Agents {
     pub(super) accounts: Vec<String>,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct External {
+    pub(super) svid_ttl: Option<HumanDuration>,
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -178,6 +185,7 @@ impl Default for File {
             id_template: "/ns/{namespace}/sa/{account}".to_owned(),
             allow_unbound: Vec::new(),
             agents: Agents::default(),
+            external: External::default(),
             impersonation: Impersonation::default(),
             lifetimes: Lifetimes::default(),
             max_renewal_age: HumanDuration::from_days(7),

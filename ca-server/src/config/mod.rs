@@ -24,10 +24,9 @@ pub use self::{
     file::ClusterMode,
 };
 
+pub(crate) use self::accounts::is_subdomain;
+pub use crate::caller::EXTERNAL_CLUSTER;
 use crate::store::PostgresOptions;
-
-/// The reserved name of the cluster that nodes outside Kubernetes belong to.
-pub const EXTERNAL_CLUSTER: &str = "external";
 
 /// The checked configuration.
 #[derive(Clone, Debug)]
@@ -48,7 +47,8 @@ pub struct Config {
     pub store: StoreLocation,
     /// The CA's own key and certificates.
     pub ca: CaConfig,
-    /// The clusters whose workloads are served; at least one, names distinct.
+    /// The clusters whose workloads are served, names distinct; none where all nodes are outside
+    /// of Kubernetes.
     pub clusters: Vec<ClusterConfig>,
     /// Tokens must be for exactly one of these.
     pub audiences: Vec<String>,
@@ -58,6 +58,8 @@ pub struct Config {
     pub allow_unbound: Vec<AccountRef>,
     /// Accounts whose pods are node agents.
     pub agents: Accounts,
+    /// Nodes outside Kubernetes.
+    pub external: ExternalConfig,
     /// Accounts that may ask for the identities of other pods on their node.
     pub impersonation: Accounts,
     /// Lifetimes of leaf certificates.
@@ -121,6 +123,14 @@ pub struct ClusterConfig {
 pub struct Accounts {
     /// The accounts.
     pub accounts: Vec<AccountRef>,
+}
+
+/// Nodes outside Kubernetes.
+#[derive(Clone, Debug)]
+pub struct ExternalConfig {
+    /// Lifetime of their agents' SVIDs: how long such a node may be off, or its CA, before it
+    /// has to join anew.
+    pub svid_ttl: HumanDuration,
 }
 
 /// Lifetimes of leaf certificates; `min ≤ default, istio_default ≤ max`.

@@ -9,8 +9,9 @@ use time::OffsetDateTime;
 use tonic::{Code, Request, Response, Status, transport::server::UdsConnectInfo};
 
 use super::{
-    access::AdminAccess,
+    access::{AdminAccess, AdminRole},
     front::{Front, peer_of},
+    nodes::{self, Joining},
     refusal::Refusal,
     search,
 };
@@ -33,6 +34,12 @@ pub(super) const COUNT: &str = "citadel.v1.AdminService/CountLog";
 /// turn.
 const COUNTED_PAGES: usize = 20;
 pub(super) const RECEIPT: &str = "citadel.v1.AdminService/GetReceipt";
+pub(super) const CREATE_TOKEN: &str = "citadel.v1.AdminService/CreateJoinToken";
+pub(super) const TOKENS: &str = "citadel.v1.AdminService/ListJoinTokens";
+pub(super) const REVOKE_TOKEN: &str = "citadel.v1.AdminService/RevokeJoinToken";
+pub(super) const NODES: &str = "citadel.v1.AdminService/ListNodes";
+pub(super) const EVICT: &str = "citadel.v1.AdminService/EvictNode";
+pub(super) const ADMIT: &str = "citadel.v1.AdminService/AdmitNode";
 
 /// The most records of one answer.
 const MAX_RECORDS: u32 = 1000;
@@ -46,6 +53,8 @@ pub(crate) struct AdminApi {
     pub(crate) access: AdminAccess,
     /// The log and its proofs.
     pub(crate) log: Arc<Log>,
+    /// What join tokens tell of this CA.
+    pub(crate) joining: Arc<Joining>,
 }
 
 #[tonic::async_trait]
@@ -187,6 +196,60 @@ impl AdminService for AdminApi {
         }))
     }
 
+    async fn create_join_token(
+        &self,
+        request: Request<v1::CreateJoinTokenRequest>,
+    ) -> Result<Response<v1::CreateJoinTokenResponse>, Status> {
+        let by = self.operator(CREATE_TOKEN, &request).await?;
+        let created = self
+            .joining
+            .create(self.log.store(), &by, request.into_inner());
+        Ok(Response::new(created.await?))
+    }
+
+    async fn list_join_tokens(
+        &self,
+        request: Request<v1::ListJoinTokensRequest>,
+    ) -> Result<Response<v1::ListJoinTokensResponse>, Status> {
+        self.auditor(TOKENS, &request).await?;
+        Ok(Response::new(nodes::tokens(self.log.store()).await?))
+    }
+
+    async fn revoke_join_token(
+        &self,
+        request: Request<v1::RevokeJoinTokenRequest>,
+    ) -> Result<Response<v1::RevokeJoinTokenResponse>, Status> {
+        let by = self.operator(REVOKE_TOKEN, &request).await?;
+        nodes::revoke(self.log.store(), &by, &request.into_inner().id).await?;
+        Ok(Response::new(v1::RevokeJoinTokenResponse {}))
+    }
+
+    async fn list_nodes(
+        &self,
+        request: Request<v1::ListNodesRequest>,
+    ) -> Result<Response<v1::ListNodesResponse>, Status> {
+        self.auditor(NODES, &request).await?;
+        Ok(Response::new(nodes::list(self.log.store()).await?))
+    }
+
+    async fn evict_node(
+        &self,
+        request: Request<v1::EvictNodeRequest>,
+    ) -> Result<Response<v1::EvictNodeResponse>, Status> {
+        let by = self.operator(EVICT, &request).await?;
+        nodes::evict(self.log.store(), &by, &request.into_inner().node).await?;
+        Ok(Response::new(v1::EvictNodeResponse {}))
+    }
+
+    async fn admit_node(
+        &self,
+        request: Request<v1::AdmitNodeRequest>,
+    ) -> Result<Response<v1::AdmitNodeResponse>, Status> {
+        let by = self.operator(ADMIT, &request).await?;
+        nodes::admit(self.log.store(), &by, &request.into_inner().node).await?;
+        Ok(Response::new(v1::AdmitNodeResponse {}))
+    }
+
     async fn list_certificates(
         &self,
         request: Request<v1::ListCertificatesRequest>,
@@ -233,10 +296,27 @@ impl AdminApi {
     }
 
     async fn auditor<T>(&self, rpc: &'static str, request: &Request<T>) -> Result<(), Status> {
+        let role = AdminRole::Auditor;
+        self.administrator(rpc, role, request).await.map(|_| ())
+    }
+
+    /// Who changes something, as the log names it.
+    async fn operator<T>(&self, rpc: &'static str, request: &Request<T>) -> Result<String, Status> {
+        self.administrator(rpc, AdminRole::Operator, request).await
+    }
+
+    async fn administrator<T>(
+        &self,
+        rpc: &'static str,
+        role: AdminRole,
+        request: &Request<T>,
+    ) -> Result<String, Status> {
         if let Some(local) = request.extensions().get::<UdsConnectInfo>() {
             let uid = local.peer_cred.as_ref().map(tokio::net::unix::UCred::uid);
             return match uid {
-                Some(uid) if uid == 0 || uid == self.access.own_uid => Ok(()),
+                Some(uid) if uid == 0 || uid == self.access.own_uid => {
+                    Ok(format!("local uid {uid}"))
+                }
                 _ => {
                     let refusal = Refusal::new(
                         Code::PermissionDenied,
@@ -252,7 +332,7 @@ impl AdminApi {
         }
         let peer = peer_of(request)?;
         self.access
-            .check(&self.front, rpc, peer, request.metadata())
+            .check(&self.front, rpc, role, peer, request.metadata())
             .await
     }
 }
@@ -279,7 +359,7 @@ fn record(stored: StoredEntry) -> v1::CertificateRecord {
     }
 }
 
-fn store_status(error: &StoreError) -> Status {
+pub(super) fn store_status(error: &StoreError) -> Status {
     tracing::warn!(%error, "store");
     Status::unavailable("the store can't answer right now: try again")
 }

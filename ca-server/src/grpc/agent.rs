@@ -17,7 +17,7 @@ use super::{
     workload::{check_kind, wish},
 };
 use crate::{
-    authn::Credentials,
+    authn::{Credentials, PresentedToken},
     authz::{Ask, Denied, Wish},
     caller::{BearerToken, Caller, Role},
     holders::ReportError,
@@ -52,13 +52,23 @@ impl AgentService for AgentApi {
         request: Request<v1::AttestAgentRequest>,
     ) -> Result<Response<v1::AttestAgentResponse>, Status> {
         let credentials = credentials(&request)?;
-        let csr = request.into_inner().csr;
+        let v1::AttestAgentRequest { csr, join_token } = request.into_inner();
         let front = &self.0;
         front
             .serve(ATTEST, &credentials, async {
                 let now = OffsetDateTime::now_utc();
                 front.metrics.csrs(1);
-                let caller = front.caller(&credentials, now).await?;
+                let caller = match &join_token {
+                    None => front.caller(&credentials, now).await?,
+                    Some(token) => {
+                        let presented = PresentedToken {
+                            id: &token.id,
+                            secret: &token.secret,
+                            csr: &csr,
+                        };
+                        front.joined(&credentials, presented, now).await?
+                    }
+                };
                 let item = Item {
                     ask: Ask::AgentIdentity,
                     wish: Wish::default(),

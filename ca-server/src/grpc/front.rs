@@ -17,7 +17,7 @@ use tonic::{Request, Status, metadata::MetadataMap};
 use super::{refusal::Refusal, refusals::Refusals};
 use crate::{
     admission::{Admission, Lane},
-    authn::{Authenticator, AuthnError, Credentials},
+    authn::{Authenticator, AuthnError, Credentials, PresentedToken},
     caller::{BearerToken, Caller, unix_ms},
     holders::Holders,
     issuance::{Issuance, Svid},
@@ -110,8 +110,27 @@ impl Front {
         credentials: &Credentials,
         now: OffsetDateTime,
     ) -> Result<Caller, Refusal> {
+        self.authenticated(self.authenticator.authenticate(credentials, now))
+            .await
+    }
+
+    /// Authenticates the agent of a node outside Kubernetes by its join token.
+    pub(super) async fn joined(
+        &self,
+        credentials: &Credentials,
+        presented: PresentedToken<'_>,
+        now: OffsetDateTime,
+    ) -> Result<Caller, Refusal> {
+        self.authenticated(self.authenticator.join(credentials, presented, now))
+            .await
+    }
+
+    async fn authenticated(
+        &self,
+        work: impl Future<Output = Result<Caller, AuthnError>>,
+    ) -> Result<Caller, Refusal> {
         let timer = self.metrics.stage(Stage::Authenticate);
-        match self.authenticator.authenticate(credentials, now).await {
+        match work.await {
             Ok(caller) => {
                 timer.end();
                 Ok(caller)

@@ -30,7 +30,7 @@ use super::{
 use crate::{admission::Lane, authn::AuthnError};
 
 /// The RPCs that are named in the metrics and in the log.
-const KNOWN: [&str; 15] = [
+const KNOWN: [&str; 21] = [
     agent::ATTEST,
     agent::ISSUE,
     agent::ENTRIES,
@@ -46,6 +46,12 @@ const KNOWN: [&str; 15] = [
     admin::SEARCH,
     admin::COUNT,
     admin::RECEIPT,
+    admin::CREATE_TOKEN,
+    admin::TOKENS,
+    admin::REVOKE_TOKEN,
+    admin::NODES,
+    admin::EVICT,
+    admin::ADMIT,
 ];
 
 /// Those that only a node's agent may call, by its SVID.

@@ -8,18 +8,20 @@ mod gate;
 mod health;
 mod in_flight;
 mod istio;
+mod nodes;
 mod refusal;
 mod refusals;
 mod search;
 mod workload;
 
-pub(crate) use access::AdminAccess;
+pub(crate) use access::{AdminAccess, AdminRole};
 pub(crate) use admin::AdminApi;
 pub(crate) use agent::AgentApi;
 pub(crate) use front::{Front, FrontParts};
 pub(crate) use gate::Gate;
 pub(crate) use health::HealthApi;
 pub(crate) use istio::IstioApi;
+pub(crate) use nodes::Joining;
 pub(crate) use refusals::Refusals;
 pub(crate) use workload::WorkloadApi;
 

@@ -15,9 +15,14 @@ const MAX_DETAILS: usize = 4096;
 
 /// Something that an administrator did on this host.
 pub fn administrator_act(act: &str, details: &str) -> NewEntry {
+    act_of(act, &format!("local uid {}", getuid()), details)
+}
+
+/// Something that an administrator did over the network or the local socket.
+pub fn act_of(act: &str, by: &str, details: &str) -> NewEntry {
     entry(Kind::AdministratorAct(AdministratorAct {
         act: act.to_owned(),
-        by: format!("local uid {}", getuid()),
+        by: by.to_owned(),
         details: details.chars().take(MAX_DETAILS).collect(),
     }))
 }

@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+#[path = "contract_nodes.rs"]
+mod nodes;
+
 use std::{future::Future, sync::Arc};
 
 use async_trait::async_trait;
@@ -33,6 +36,7 @@ pub(super) fn run<D: Database>(make: impl Fn() -> D) {
     runtime.block_on(limits_hold(&make()));
     runtime.block_on(a_closed_store_opens_again(&make()));
     runtime.block_on(the_issuer_is_bound(&make()));
+    runtime.block_on(nodes::tokens_and_nodes(&make()));
     runtime.block_on(pages_follow_each_other(&make()));
     runtime.block_on(a_rebuilt_index_answers_the_same(&make()));
     queries_agree_with_a_naive_model(&runtime, &make());
@@ -90,7 +94,7 @@ impl Sample {
     }
 
     /// An entry of another kind: no certificate, no serial.
-    fn note(self) -> NewEntry {
+    pub(super) fn note(self) -> NewEntry {
         let entry = Entry {
             version: 1,
             time_ms: self.time_ms(),

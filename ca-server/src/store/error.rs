@@ -131,6 +131,9 @@ pub enum StoreError {
     /// The tree has no such tile.
     #[error("the log's tree has no {}", citadel_ledger::Resource::Hashes(*.0))]
     MissingTile(citadel_ledger::Tile),
+    /// The state of a node or of a join token is another one than the change is for.
+    #[error("the change does not apply to what the store holds")]
+    NotApplied,
     /// What the database holds contradicts itself.
     #[error("the store is corrupt: {0}")]
     Corrupt(String),

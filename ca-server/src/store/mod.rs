@@ -9,6 +9,7 @@ mod audit;
 mod error;
 mod facts;
 mod index;
+mod nodes;
 mod postgres;
 mod query;
 mod queue;
@@ -36,6 +37,7 @@ use citadel_ledger::{Hash, Tile, leaf_hash};
 pub use audit::{AuditedEntry, IndexedEpoch};
 pub use error::StoreError;
 pub use index::{IndexCheck, Mismatch};
+pub use nodes::{ExternalNode, JoinToken, NodeChange, UsedBy};
 pub use postgres::{PostgresOptions, PostgresStore, SslMode, UrlError};
 pub use query::{Filter, MAX_PAGE, Query, count};
 pub use queue::BatchOptions;
@@ -143,6 +145,28 @@ pub trait Store: Send + Sync {
     /// Takes the task of growing the tree for this time, or goes on having it; false while
     /// another holder has it. It saves work: what keeps steps apart is [`Self::integrate`].
     async fn lease(&self, holder: &str, time: Duration) -> Result<bool, StoreError>;
+
+    /// Changes what is known of nodes outside Kubernetes, in one transaction with the entry
+    /// that records it; resolves when both are durable. A change that does not apply (a token
+    /// that was used) is [`StoreError::NotApplied`], and records nothing.
+    async fn change_nodes(
+        &self,
+        change: NodeChange,
+        entry: NewEntry,
+    ) -> Result<LogIndex, StoreError>;
+
+    /// A join token. Exact: every change that was answered before is seen, another server's
+    /// too; as are the three that follow.
+    async fn join_token(&self, id: &[u8]) -> Result<Option<JoinToken>, StoreError>;
+
+    /// The join tokens, newest first, at most 10,000.
+    async fn join_tokens(&self) -> Result<Vec<JoinToken>, StoreError>;
+
+    /// A node outside Kubernetes.
+    async fn external_node(&self, name: &str) -> Result<Option<ExternalNode>, StoreError>;
+
+    /// The nodes outside Kubernetes by name, from behind `after` on, at most 10,000.
+    async fn external_nodes(&self, after: &str) -> Result<Vec<ExternalNode>, StoreError>;
 
     /// Whether an append would work now, as of the last write.
     fn health(&self) -> StoreHealth;

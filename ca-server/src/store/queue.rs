@@ -11,7 +11,9 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::{Growth, LogIndex, MAX_APPEND, NewEntry, StoreError, shared::Shared, within};
+use super::{
+    Growth, LogIndex, MAX_APPEND, NewEntry, NodeChange, StoreError, shared::Shared, within,
+};
 
 /// How a store's writer batches. The defaults suit.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +33,11 @@ pub struct BatchOptions {
 /// What the writer is asked to do.
 pub(super) enum Command {
     Append(Append),
+    /// A change of nodes with its one entry.
+    ChangeNodes {
+        change: NodeChange,
+        append: Append,
+    },
     BindIssuer {
         key_id: Vec<u8>,
         replaces: Option<Vec<u8>>,
@@ -136,6 +143,21 @@ impl Commands {
         self.send(Command::Append(append))?;
         let first = answer.await.map_err(|_| StoreError::Closed)??;
         Ok((first..first + count).map(LogIndex).collect())
+    }
+
+    /// See [`super::Store::change_nodes`].
+    pub(super) async fn change_nodes(
+        &self,
+        change: NodeChange,
+        entry: NewEntry,
+        shared: &Arc<Shared>,
+    ) -> Result<LogIndex, StoreError> {
+        entry.check()?;
+        let (reply, answer) = oneshot::channel();
+        let append = Append::new(vec![entry], self.queue, shared, reply)?;
+        self.send(Command::ChangeNodes { change, append })?;
+        let index = answer.await.map_err(|_| StoreError::Closed)??;
+        Ok(LogIndex(index))
     }
 
     /// See [`super::Store::bind_issuer`].

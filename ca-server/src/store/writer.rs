@@ -12,7 +12,7 @@ use tokio::{
 };
 
 use super::{
-    Growth, StoreError, StoreHealth,
+    Growth, NewEntry, NodeChange, StoreError, StoreHealth,
     queue::{Append, Batch, BatchOptions, Command, Gatherer},
     shared::Shared,
 };
@@ -29,6 +29,14 @@ pub(super) trait Log: Send {
 
     /// The append was committed at `first` and is about to be answered.
     fn recorded(&mut self, _first: u64, _append: &mut Append) {}
+
+    /// One commit of the change and its entry; the entry's index once both are durable.
+    /// [`StoreError::NotApplied`] where it does not apply.
+    async fn change_nodes(
+        &mut self,
+        change: &NodeChange,
+        entry: &NewEntry,
+    ) -> Result<u64, StoreError>;
 
     /// Writes a few bytes to find out whether writing works again.
     async fn probe(&mut self) -> Result<(), StoreError>;
@@ -110,6 +118,7 @@ impl<L: Log> Writer<L> {
                     .await;
                 self.commit(batch).await;
             }
+            Command::ChangeNodes { change, append } => self.change_nodes(&change, append).await,
             Command::BindIssuer {
                 key_id,
                 replaces,
@@ -169,6 +178,28 @@ impl<L: Log> Writer<L> {
                 for append in batch.appends {
                     refuse(append, &failure);
                 }
+            }
+        }
+    }
+
+    async fn change_nodes(&mut self, change: &NodeChange, append: Append) {
+        let Some(entry) = append.entries.first() else {
+            return;
+        };
+        let begun = Instant::now();
+        match self.log.change_nodes(change, entry).await {
+            Ok(index) => {
+                self.shared.count_commit(1, begun.elapsed());
+                self.shared.grown_to(index + 1);
+                self.shared.set_health(StoreHealth::Ready);
+                self.answer(vec![append], index);
+            }
+            Err(error) => {
+                if error != StoreError::NotApplied {
+                    self.shared.count_failure();
+                    self.not_ready(&error);
+                }
+                append.answer(Err(error));
             }
         }
     }

@@ -137,7 +137,11 @@ pub(crate) async fn attest(
         .csr()
         .map_err(|error| Failure::local(format!("can't make a CSR: {error}")))?;
     let token = bearer(token).map_err(|_| Failure::local("the agent's token fits in no header"))?;
-    let call = Call::new(ATTEST_AGENT, Some(token), &AttestAgentRequest { csr });
+    let request = AttestAgentRequest {
+        csr,
+        join_token: None,
+    };
+    let call = Call::new(ATTEST_AGENT, Some(token), &request);
     let refused = |error: CallError| {
         Failure::unavailable(format!(
             "the server does not attest the bench's agent: {error}"

@@ -91,6 +91,16 @@ fn known(kind: &Kind) -> (&'static str, Value) {
                 "replica": started.replica,
             }),
         ),
+        Kind::NodeAttested(attested) => (
+            "node_attested",
+            json!({
+                "node": attested.node,
+                "node_uid": attested.node_uid,
+                "method": enum_name(attested.method().as_str_name(), "AUTHENTICATION_METHOD_"),
+                "evidence": attested.evidence,
+                "address": attested.address,
+            }),
+        ),
         Kind::ServerStopped(stopped) => ("server_stopped", json!({ "replica": stopped.replica })),
     }
 }

@@ -1,7 +1,11 @@
 //! How the agent stands with its CA, on its way to the process after this one and from the
 //! one before.
 
-use std::{mem, sync::PoisonError, time::Duration};
+use std::{
+    mem,
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 
 use citadel_identity::{
     TrustDomain,
@@ -101,7 +105,7 @@ impl Session {
         let received = Received::from_handed(handed, Instant::now())?;
         let mut svid = AgentSvid::accept(
             Some(received.answer),
-            received.key,
+            Arc::new(received.key),
             self.trust_domain(),
             bundles,
             received.planned_by.server_ms,

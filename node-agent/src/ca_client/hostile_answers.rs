@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use citadel_identity::{
     SpiffeId,
@@ -64,7 +64,7 @@ fn identity(answer: v1::X509Svid) -> bool {
     let chain = answer.certificate_chain.clone();
     let accepted = AgentSvid::accept(
         Some(answer),
-        WorkloadKey::from_pkcs8(&sample.key).unwrap(),
+        Arc::new(WorkloadKey::from_pkcs8(&sample.key).unwrap()),
         &trust_domain(),
         &sample.pki.bundles(),
         sample.now.unix_timestamp() * 1000,

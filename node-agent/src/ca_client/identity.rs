@@ -24,7 +24,7 @@ pub(super) struct AgentSvid {
     pub not_after: i64,
     pub planned_by: PlannedBy,
     /// Wipes itself.
-    pub key: WorkloadKey,
+    pub key: Arc<WorkloadKey>,
     certified: Arc<CertifiedKey>,
 }
 
@@ -46,7 +46,7 @@ pub(super) enum AgentSvidError {
 impl AgentSvid {
     pub(super) fn accept(
         answer: Option<v1::X509Svid>,
-        key: WorkloadKey,
+        key: Arc<WorkloadKey>,
         trust_domain: &TrustDomain,
         bundles: &BundleSet,
         server_ms: i64,
@@ -96,6 +96,28 @@ impl AgentSvid {
     /// What is left until it is to be renewed.
     pub(super) fn renews_in(&self) -> Duration {
         self.plan.renew_in.saturating_sub(self.received.elapsed())
+    }
+
+    /// What was kept over a restart, as long as it is valid by this machine's clock.
+    pub(super) fn restore(
+        chain: &[Vec<u8>],
+        key: Arc<WorkloadKey>,
+        trust_domain: &TrustDomain,
+        bundles: &BundleSet,
+        now_ms: i64,
+    ) -> Result<Self, AgentSvidError> {
+        let leaf = chain.first().ok_or(AgentSvidError::Missing)?;
+        let svid = v1::X509Svid {
+            spiffe_id: verify::spiffe_id(leaf)?.to_string(),
+            certificate_chain: chain.to_vec(),
+            ..v1::X509Svid::default()
+        };
+        Self::accept(Some(svid), key, trust_domain, bundles, now_ms, 0.0)
+    }
+
+    /// DER.
+    pub(super) fn leaf(&self) -> Option<&[u8]> {
+        self.certified.cert.first().map(AsRef::as_ref)
     }
 
     pub(super) fn has_expired(&self) -> bool {

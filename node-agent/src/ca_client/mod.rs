@@ -21,7 +21,7 @@ use citadel_proto::v1::{IssueItem, IssueResult};
 pub use conflicts::{Conflict, ConflictKind};
 pub use entries::{Entries, Ignored, NodeEntry};
 pub(crate) use handed::HandedStanding;
-pub use session::{Session, SessionConfig, Standing};
+pub use session::{Credential, Session, SessionConfig, Standing};
 pub use token::{FileToken, TokenSource};
 pub use trust::{FirstTrust, TrustError};
 

@@ -10,10 +10,10 @@ use std::{
 };
 
 use async_trait::async_trait;
-use citadel_identity::{SpiffeId, TrustDomain, key::WorkloadKey};
+use citadel_identity::{SpiffeId, TrustDomain, key::WorkloadKey, tls::Trust};
 use citadel_proto::v1::{
     AttestAgentRequest, AttestAgentResponse, EntriesUpdate, IssueBatchRequest, IssueItem,
-    agent_service_client::AgentServiceClient,
+    JoinToken, agent_service_client::AgentServiceClient,
 };
 use citadel_runtime::{
     ShutdownSignal,
@@ -34,7 +34,12 @@ use super::{
     Ca, CaError, Entries, FirstTrust, Issued, TokenSource, identity::AgentSvid, skew::Skew,
     streams, trust::TrustStore,
 };
-use crate::{clock::Clock, metrics::Metrics, secrets::timing};
+use crate::{
+    clock::Clock,
+    external::{self, External},
+    metrics::Metrics,
+    secrets::timing,
+};
 
 /// How long an attestation may take: the CA may have to ask its API server.
 const ATTEST_DEADLINE: Duration = Duration::from_secs(10);
@@ -49,6 +54,13 @@ const REATTEST_EVERY: Duration = Duration::from_secs(5);
 /// After this many calls in a row without a connection the SVID itself is in doubt: a
 /// server that does not accept it breaks the handshake.
 const DOUBT_AFTER: u32 = 3;
+
+/// Bounds of a connection to the CA.
+const CHANNEL: ChannelOptions = ChannelOptions {
+    connect_timeout: Duration::from_secs(3),
+    keepalive_interval: Duration::from_secs(10),
+    keepalive_timeout: Duration::from_secs(5),
+};
 
 /// What the session needs to know.
 #[derive(Debug, Clone)]
@@ -65,11 +77,20 @@ pub struct SessionConfig {
     pub knows_containers: bool,
 }
 
+/// What the agent proves itself by where it has no SVID of its own.
+#[derive(Debug, Clone)]
+pub enum Credential {
+    /// Its service-account token.
+    Token(Arc<dyn TokenSource>),
+    /// What an operator gave a node outside Kubernetes.
+    External(Arc<External>),
+}
+
 /// See the module. One for the process.
 pub struct Session {
     config: SessionConfig,
     pub(super) trust: Arc<TrustStore>,
-    token: Arc<dyn TokenSource>,
+    credential: Credential,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) skew: Skew,
     ready: PartHandle,
@@ -129,7 +150,7 @@ impl Session {
     /// Nothing is connected before [`Self::run`].
     pub fn new(
         config: SessionConfig,
-        token: Arc<dyn TokenSource>,
+        credential: Credential,
         clock: Arc<dyn Clock>,
         metrics: Metrics,
         ready: PartHandle,
@@ -141,7 +162,7 @@ impl Session {
                 config.first_trust.clone(),
             )),
             config,
-            token,
+            credential,
             clock,
             skew: Skew::new(metrics.clone()),
             ready,
@@ -215,27 +236,109 @@ impl Session {
         tokio::select! {
             () = self.keep_identity() => {}
             () = streams => {}
+            () = self.keep_roots() => {}
             () = shutdown.wait() => {}
         }
     }
 
+    /// Attests once and keeps what comes of it: `citadel node join`.
+    ///
+    /// # Errors
+    /// Why not.
+    pub async fn join(&self) -> Result<(SpiffeId, i64), String> {
+        let link = self.attest(None).await;
+        let link = link.map_err(|error| error.to_string())?;
+        Ok((link.svid.id.clone(), link.svid.not_after))
+    }
+
+    /// On a node outside Kubernetes: the roots of the moment are there after a restart.
+    async fn keep_roots(&self) {
+        let Credential::External(external) = &self.credential else {
+            return std::future::pending().await;
+        };
+        let mut bundles = self.bundles();
+        while bundles.changed().await.is_ok() {
+            let set = bundles.borrow_and_update().clone();
+            let own = set.as_ref().and_then(|set| set.get(self.trust_domain()));
+            if let Some(Err(error)) = own.map(|own| external.keep_bundle(own)) {
+                tracing::error!(%error, "the trust bundle is not kept for the next start");
+            }
+        }
+    }
+
+    /// The SVID that this node kept over a restart, or that `citadel node join` put there; each
+    /// is tried once.
+    fn kept_svid(&self, seen: &mut Vec<u8>, held: Option<&AgentSvid>) -> Option<Arc<AgentSvid>> {
+        let Credential::External(external) = &self.credential else {
+            return None;
+        };
+        let kept = match external.kept() {
+            Ok(kept) => kept?,
+            Err(error) => {
+                tracing::error!(%error, "this node's own SVID is not to be had");
+                return None;
+            }
+        };
+        let leaf = kept.chain.first()?;
+        if *leaf == *seen || held.and_then(AgentSvid::leaf) == Some(leaf) {
+            return None;
+        }
+        seen.clone_from(leaf);
+        let bundles = kept.bundles();
+        let now = self.clock.now();
+        let now_ms = i64::try_from(now.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX);
+        let restored = WorkloadKey::from_pkcs8(&kept.key)
+            .map_err(|error| error.to_string())
+            .and_then(|key| {
+                AgentSvid::restore(
+                    &kept.chain,
+                    Arc::new(key),
+                    self.trust_domain(),
+                    &bundles,
+                    now_ms,
+                )
+                .map_err(|error| error.to_string())
+            });
+        match restored {
+            Ok(svid) => {
+                self.trust.adopt(bundles);
+                Some(Arc::new(svid))
+            }
+            Err(reason) => {
+                tracing::warn!(reason, "the SVID that this node kept is of no use any more");
+                None
+            }
+        }
+    }
+
     async fn keep_identity(&self) {
-        let mut failures: u32 = 0;
         // Handed over by the process before this one.
         let link = self.link.borrow().clone();
         let mut held: Option<Arc<AgentSvid>> = link.map(|link| Arc::clone(&link.svid));
+        let mut seen = Vec::new();
+        let mut failures: u32 = 0;
+        let mut svid_refused = false;
+        let only_svid = matches!(self.credential, Credential::External(_));
         if let Some(svid) = &held {
             self.rest(svid.renews_in(), &mut failures).await;
         }
         loop {
-            // By turns, so that neither a dead SVID nor an unreadable token is the end.
+            if held.as_ref().is_none_or(|svid| svid.has_expired()) || svid_refused {
+                if let Some(kept) = self.kept_svid(&mut seen, held.as_deref()) {
+                    held = Some(kept);
+                    svid_refused = false;
+                }
+            }
+            // By turns, so that neither a dead SVID nor an unreadable token is the end. A join
+            // token works once: there is no turn for it while the SVID may do.
+            let by_turns = if only_svid {
+                !svid_refused || failures.is_multiple_of(2)
+            } else {
+                !self.refused.load(Ordering::Relaxed) && failures.is_multiple_of(2)
+            };
             let by_svid = held
                 .as_ref()
-                .filter(|svid| {
-                    !svid.has_expired()
-                        && !self.refused.load(Ordering::Relaxed)
-                        && failures.is_multiple_of(2)
-                })
+                .filter(|svid| !svid.has_expired() && by_turns)
                 .cloned();
             let used_svid = by_svid.is_some();
             let wait = match self.attest(by_svid).await {
@@ -246,6 +349,7 @@ impl Session {
                         "the CA knows this agent"
                     );
                     failures = 0;
+                    svid_refused = false;
                     self.refused.store(false, Ordering::Relaxed);
                     self.note_call(Ok(()));
                     self.ready.set_ready();
@@ -273,6 +377,7 @@ impl Session {
                         .lock()
                         .unwrap_or_else(PoisonError::into_inner) = reason;
                     if used_svid && matches!(error, AttestError::Refused(_)) {
+                        svid_refused = true;
                         continue;
                     }
                     let plan = held.as_ref().map(|svid| &svid.plan);
@@ -315,11 +420,27 @@ impl Session {
 
     async fn attest(&self, by_svid: Option<Arc<AgentSvid>>) -> Result<Link, AttestError> {
         let local = |error: &dyn std::fmt::Display| AttestError::Local(error.to_string());
-        let key = WorkloadKey::generate().map_err(|error| local(&error))?;
+        let joining = match &self.credential {
+            Credential::External(external) if by_svid.is_none() => {
+                let token = external.token(&self.config.trust_domain);
+                Some(token.map_err(|error| local(&error))?)
+            }
+            _ => None,
+        };
+        let key = match &joining {
+            Some((_, key)) => Arc::clone(key),
+            None => Arc::new(WorkloadKey::generate().map_err(|error| local(&error))?),
+        };
         let csr = key.csr().map_err(|error| local(&error))?;
-        let mut request = Request::new(AttestAgentRequest { csr });
-        if by_svid.is_none() {
-            let token = self.token.token().map_err(|error| local(&error))?;
+        let join_token = joining.as_ref().map(|(token, _)| {
+            let mut shown = JoinToken::default();
+            shown.id = token.id.to_vec();
+            shown.secret = token.secret.to_vec();
+            shown
+        });
+        let mut request = Request::new(AttestAgentRequest { csr, join_token });
+        if let (None, Credential::Token(source)) = (&by_svid, &self.credential) {
+            let token = source.token().map_err(|error| local(&error))?;
             let bearer = Zeroizing::new(format!("Bearer {}", token.as_str()));
             let mut value = MetadataValue::try_from(bearer.as_str())
                 .map_err(|_| local(&"the token holds characters that no token has"))?;
@@ -331,7 +452,11 @@ impl Session {
                 .map_err(|_| local(&"the cluster's name is no header value"))?;
             request.metadata_mut().insert("clusterid", value);
         }
-        let mut client = AgentServiceClient::new(self.channel(by_svid)?);
+        let channel = match &joining {
+            Some((token, _)) => self.channel_to(token)?,
+            None => self.channel(by_svid)?,
+        };
+        let mut client = AgentServiceClient::new(channel);
         let asked = self.clock.now();
         let answer = tokio::time::timeout(ATTEST_DEADLINE, client.attest_agent(request))
             .await
@@ -350,18 +475,54 @@ impl Session {
         self.skew.note(server_time_ms, asked, self.clock.now());
         let bundles = streams::bundle_set(bundles);
         let jitter = rand::rng().random();
+        let chain = svid.as_ref().map(|svid| svid.certificate_chain.clone());
         let svid = AgentSvid::accept(
             svid,
-            key,
+            Arc::clone(&key),
             &self.config.trust_domain,
             &bundles,
             server_time_ms,
             jitter,
         )?;
+        let own = bundles.get(&self.config.trust_domain).cloned();
+        if let (Credential::External(external), Some(chain), Some(own)) =
+            (&self.credential, chain, own)
+        {
+            let token = joining.as_ref().map(|(token, _)| token);
+            let addresses = match token {
+                Some(token) => token.ca_addresses.clone(),
+                None => self
+                    .config
+                    .addresses
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect(),
+            };
+            // The identity counts all the same: it is a restart that would not find it.
+            let joined_with = token.map(|token| token.id);
+            if let Err(error) = external.keep(chain, &key, &own, addresses, joined_with) {
+                tracing::error!(%error, "this node's SVID is not kept for the next start");
+            }
+        }
         self.trust.update(bundles);
         let svid = Arc::new(svid);
         let client = AgentServiceClient::new(self.channel(Some(Arc::clone(&svid)))?);
         Ok(Link { client, svid })
+    }
+
+    /// A channel to the CA that a join token names, known by the hash that it carries: nothing
+    /// is sent to another one.
+    fn channel_to(
+        &self,
+        token: &citadel_identity::join_token::JoinToken,
+    ) -> Result<Channel, AttestError> {
+        let local = |error: &dyn std::fmt::Display| AttestError::Local(error.to_string());
+        let trust = Trust::RootSha256(token.root_sha256);
+        let tls = self.trust.tls_by(trust, None);
+        let tls = Arc::new(tls.map_err(|error| local(&error))?);
+        let addresses = external::addresses(&token.ca_addresses);
+        client::channel(addresses, Arc::new(move || Arc::clone(&tls)), CHANNEL)
+            .map_err(|error| local(&error))
     }
 
     /// A channel whose connections verify the CA by the trust of that moment.
@@ -379,12 +540,7 @@ impl Session {
                 .tls(resolver.clone())
                 .map_or_else(|_| Arc::clone(&first), Arc::new)
         });
-        let options = ChannelOptions {
-            connect_timeout: Duration::from_secs(3),
-            keepalive_interval: Duration::from_secs(10),
-            keepalive_timeout: Duration::from_secs(5),
-        };
-        client::channel(self.config.addresses.clone(), source, options)
+        client::channel(self.config.addresses.clone(), source, CHANNEL)
             .map_err(|error| local(&error))
     }
 

@@ -282,7 +282,7 @@ impl Running {
         let readiness = Readiness::new();
         let session = Session::new(
             config,
-            Arc::new(Fixed),
+            Credential::Token(Arc::new(Fixed)),
             Arc::new(SystemClock),
             Metrics::default(),
             readiness.part("ca"),

@@ -30,6 +30,8 @@ pub enum FirstTrust {
     BundleFile(PathBuf),
     /// SHA-256 of the DER of a root that the CA presents in its chain.
     RootSha256([u8; 32]),
+    /// Roots that an authenticated CA sent before a restart.
+    Kept(BundleSet),
 }
 
 /// Why there is nothing to know the CA by.
@@ -76,10 +78,14 @@ struct State {
 
 impl TrustStore {
     pub(super) fn new(trust_domain: TrustDomain, first: FirstTrust) -> Self {
+        let handle = match &first {
+            FirstTrust::Kept(kept) => BundleHandle::new(kept.clone()),
+            FirstTrust::BundleFile(_) | FirstTrust::RootSha256(_) => BundleHandle::default(),
+        };
         Self {
             trust_domain,
             first,
-            handle: BundleHandle::default(),
+            handle,
             state: Mutex::default(),
             published: watch::Sender::new(None),
         }
@@ -94,7 +100,16 @@ impl TrustStore {
         &self,
         client: Option<Arc<dyn ResolvesClientCert>>,
     ) -> Result<ClientConfig, TrustError> {
-        let verifier = ServerVerifier::new(template::ca_id(&self.trust_domain), self.trust()?);
+        self.tls_by(self.trust()?, client)
+    }
+
+    /// The same with a trust of its own: a join token's.
+    pub(super) fn tls_by(
+        &self,
+        trust: Trust,
+        client: Option<Arc<dyn ResolvesClientCert>>,
+    ) -> Result<ClientConfig, TrustError> {
+        let verifier = ServerVerifier::new(template::ca_id(&self.trust_domain), trust);
         let builder = ClientConfig::builder_with_provider(crypto::provider())
             .with_safe_default_protocol_versions()?
             .dangerous()
@@ -113,7 +128,9 @@ impl TrustStore {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         match &self.first {
             FirstTrust::RootSha256(digest) if !state.contacted => Ok(Trust::RootSha256(*digest)),
-            FirstTrust::RootSha256(_) => Ok(Trust::Bundles(self.handle.clone())),
+            FirstTrust::RootSha256(_) | FirstTrust::Kept(_) => {
+                Ok(Trust::Bundles(self.handle.clone()))
+            }
             FirstTrust::BundleFile(path) => {
                 match self.read_if_changed(path, &mut state) {
                     Ok(Some(set)) => self.handle.replace(Arc::new(set)),
@@ -165,6 +182,13 @@ impl TrustStore {
         let mut set = (*self.handle.current()).clone();
         set.insert(bundle);
         Ok(Some(set))
+    }
+
+    /// Goes by roots that another process of this node was sent by an authenticated CA.
+    pub(super) fn adopt(&self, kept: BundleSet) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.contacted = true;
+        self.handle.replace(kept);
     }
 
     /// Takes over the bundles that an authenticated CA sent.

@@ -19,7 +19,7 @@ use zeroize::Zeroizing;
 use super::{wire::Wire, *};
 use crate::{
     attest::{cgroup::CgroupRoot, proc::Proc},
-    ca_client::{FileToken, FirstTrust, Session, SessionConfig},
+    ca_client::{Credential, FileToken, FirstTrust, Session, SessionConfig},
     clock::SystemClock,
     config::{Config, Settings},
     pods::Pods,
@@ -39,7 +39,7 @@ fn giver(world: &World) -> Giver {
     };
     let session = Session::new(
         config,
-        Arc::new(FileToken("/nonexistent".into())),
+        Credential::Token(Arc::new(FileToken("/nonexistent".into()))),
         Arc::new(SystemClock),
         world.metrics.clone(),
         Readiness::new().part("ca"),

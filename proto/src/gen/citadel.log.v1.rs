@@ -7,7 +7,7 @@ pub struct Entry {
     /// Wall time when the entry was made, milliseconds since the epoch.
     #[prost(int64, tag = "2")]
     pub time_ms: i64,
-    #[prost(oneof = "entry::Kind", tags = "3, 4, 5, 6, 7, 8, 9, 10, 11, 12")]
+    #[prost(oneof = "entry::Kind", tags = "3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13")]
     pub kind: ::core::option::Option<entry::Kind>,
 }
 /// Nested message and enum types in `Entry`.
@@ -36,6 +36,8 @@ pub mod entry {
         ServerStarted(super::ServerStarted),
         #[prost(message, tag = "12")]
         ServerStopped(super::ServerStopped),
+        #[prost(message, tag = "13")]
+        NodeAttested(super::NodeAttested),
     }
 }
 /// What is about to be signed by a key outside the process.
@@ -130,6 +132,25 @@ pub struct ServerStarted {
     #[prost(string, tag = "3")]
     pub replica: ::prost::alloc::string::String,
 }
+/// A node outside Kubernetes was let in: from here on the agent of this UID is the node's, and
+/// none of before.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct NodeAttested {
+    /// Name of the node.
+    #[prost(string, tag = "1")]
+    pub node: ::prost::alloc::string::String,
+    /// Another one with each join.
+    #[prost(string, tag = "2")]
+    pub node_uid: ::prost::alloc::string::String,
+    #[prost(enumeration = "AuthenticationMethod", tag = "3")]
+    pub method: i32,
+    /// Id of the join token; of a certificate its SHA-256. In hex.
+    #[prost(string, tag = "4")]
+    pub evidence: ::prost::alloc::string::String,
+    /// ip:port of the peer.
+    #[prost(string, tag = "5")]
+    pub address: ::prost::alloc::string::String,
+}
 /// In order. A start without a stop before it was a crash.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ServerStopped {
@@ -183,7 +204,8 @@ pub struct Caller {
     /// SPIFFE ID of the caller where it presented a certificate.
     #[prost(string, tag = "2")]
     pub spiffe_id: ::prost::alloc::string::String,
-    /// `jti` of the token; where it has none, SHA-256 of the token in hex.
+    /// `jti` of the token; where it has none, SHA-256 of the token in hex. Of a node outside
+    /// Kubernetes: id of the join token, or SHA-256 of the certificate, in hex.
     #[prost(string, tag = "3")]
     pub token_id: ::prost::alloc::string::String,
     /// Serial of the client certificate.
@@ -313,6 +335,10 @@ pub enum AuthenticationMethod {
     ClientCertificate = 3,
     /// The CA itself, for its own serving certificate.
     Self_ = 4,
+    /// The join token of a node outside Kubernetes.
+    JoinToken = 5,
+    /// The X.509 certificate of a node outside Kubernetes.
+    X509pop = 6,
 }
 impl AuthenticationMethod {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -326,6 +352,8 @@ impl AuthenticationMethod {
             Self::TokenReview => "AUTHENTICATION_METHOD_TOKEN_REVIEW",
             Self::ClientCertificate => "AUTHENTICATION_METHOD_CLIENT_CERTIFICATE",
             Self::Self_ => "AUTHENTICATION_METHOD_SELF",
+            Self::JoinToken => "AUTHENTICATION_METHOD_JOIN_TOKEN",
+            Self::X509pop => "AUTHENTICATION_METHOD_X509POP",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -336,6 +364,8 @@ impl AuthenticationMethod {
             "AUTHENTICATION_METHOD_TOKEN_REVIEW" => Some(Self::TokenReview),
             "AUTHENTICATION_METHOD_CLIENT_CERTIFICATE" => Some(Self::ClientCertificate),
             "AUTHENTICATION_METHOD_SELF" => Some(Self::Self_),
+            "AUTHENTICATION_METHOD_JOIN_TOKEN" => Some(Self::JoinToken),
+            "AUTHENTICATION_METHOD_X509POP" => Some(Self::X509pop),
             _ => None,
         }
     }

@@ -4,6 +4,20 @@ pub struct AttestAgentRequest {
     /// PKCS#10, DER. Only the proven public key is taken from it.
     #[prost(bytes = "vec", tag = "1")]
     pub csr: ::prost::alloc::vec::Vec<u8>,
+    /// Of a node outside Kubernetes, in place of every other credential.
+    #[prost(message, optional, tag = "2")]
+    pub join_token: ::core::option::Option<JoinToken>,
+}
+/// What a join token proves itself by. Never logged, never recorded.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
+pub struct JoinToken {
+    /// Names it: 16 bytes.
+    #[prost(bytes = "vec", tag = "1")]
+    pub id: ::prost::alloc::vec::Vec<u8>,
+    /// 32 bytes.
+    #[prost(bytes = "vec", tag = "2")]
+    pub secret: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AttestAgentResponse {
@@ -300,6 +314,101 @@ pub struct NodeHolders {
     #[prost(message, optional, tag = "4")]
     pub report: ::core::option::Option<HoldersReport>,
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CreateJoinTokenRequest {
+    /// Name of the node, a DNS subdomain: the agent will be
+    /// spiffe://<trust domain>/citadel/agent/external/<node>.
+    #[prost(string, tag = "1")]
+    pub node: ::prost::alloc::string::String,
+    /// How long it can be used, in seconds; 0 is 10 minutes, at most 7 days.
+    #[prost(int64, tag = "2")]
+    pub ttl_seconds: i64,
+    /// host:port of the CA as the node reaches it; without any, the CA's own DNS names.
+    #[prost(string, repeated, tag = "3")]
+    pub ca_addresses: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
+pub struct CreateJoinTokenResponse {
+    /// The token, with its secret, the CA's addresses and the hash of its root.
+    #[prost(string, tag = "1")]
+    pub token: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "2")]
+    pub record: ::core::option::Option<JoinTokenRecord>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct JoinTokenRecord {
+    /// In hex.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub node: ::prost::alloc::string::String,
+    /// Milliseconds since the epoch, as all times here; 0 is never.
+    #[prost(int64, tag = "3")]
+    pub created_ms: i64,
+    #[prost(int64, tag = "4")]
+    pub expires_ms: i64,
+    /// A SPIFFE ID, an account, or `local` with a uid.
+    #[prost(string, tag = "5")]
+    pub created_by: ::prost::alloc::string::String,
+    #[prost(int64, tag = "6")]
+    pub used_ms: i64,
+    #[prost(int64, tag = "7")]
+    pub revoked_ms: i64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListJoinTokensRequest {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListJoinTokensResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub tokens: ::prost::alloc::vec::Vec<JoinTokenRecord>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RevokeJoinTokenRequest {
+    /// In hex.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RevokeJoinTokenResponse {}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListNodesRequest {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListNodesResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub nodes: ::prost::alloc::vec::Vec<NodeRecord>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct NodeRecord {
+    #[prost(string, tag = "1")]
+    pub node: ::prost::alloc::string::String,
+    /// Another one after each join; empty for a name that was evicted before it joined.
+    #[prost(string, tag = "2")]
+    pub uid: ::prost::alloc::string::String,
+    /// How it was proven: `join_token` or `x509pop`.
+    #[prost(string, tag = "3")]
+    pub method: ::prost::alloc::string::String,
+    /// When it joined, milliseconds since the epoch.
+    #[prost(int64, tag = "4")]
+    pub attested_ms: i64,
+    /// 0 while it is admitted.
+    #[prost(int64, tag = "5")]
+    pub evicted_ms: i64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EvictNodeRequest {
+    #[prost(string, tag = "1")]
+    pub node: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EvictNodeResponse {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AdmitNodeRequest {
+    #[prost(string, tag = "1")]
+    pub node: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AdmitNodeResponse {}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetServerInfoRequest {}
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -593,7 +702,8 @@ pub mod agent_service_client {
         }
         /// Proves that the caller is the agent of its node and issues the agent's SVID
         /// (spiffe://<trust domain>/citadel/agent/<cluster>/<node>). Authenticated by
-        /// the agent's pod-bound token, or by its current SVID (renewal).
+        /// the agent's pod-bound token, by its current SVID (renewal), or by the join token
+        /// of a node outside Kubernetes.
         pub async fn attest_agent(
             &mut self,
             request: impl tonic::IntoRequest<super::AttestAgentRequest>,
@@ -740,7 +850,8 @@ pub mod agent_service_server {
     pub trait AgentService: std::marker::Send + std::marker::Sync + 'static {
         /// Proves that the caller is the agent of its node and issues the agent's SVID
         /// (spiffe://<trust domain>/citadel/agent/<cluster>/<node>). Authenticated by
-        /// the agent's pod-bound token, or by its current SVID (renewal).
+        /// the agent's pod-bound token, by its current SVID (renewal), or by the join token
+        /// of a node outside Kubernetes.
         async fn attest_agent(
             &self,
             request: tonic::Request<super::AttestAgentRequest>,
@@ -1718,6 +1829,158 @@ pub mod admin_service_client {
                 .insert(GrpcMethod::new("citadel.v1.AdminService", "ListHolders"));
             self.inner.unary(req, path, codec).await
         }
+        /// Makes a join token: it admits one agent, once, as the node that it names. On
+        /// record, without its secret. Role operator.
+        pub async fn create_join_token(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CreateJoinTokenRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CreateJoinTokenResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/citadel.v1.AdminService/CreateJoinToken",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("citadel.v1.AdminService", "CreateJoinToken"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Join tokens of the last days, newest first, without their secrets. Role auditor.
+        pub async fn list_join_tokens(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListJoinTokensRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListJoinTokensResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/citadel.v1.AdminService/ListJoinTokens",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("citadel.v1.AdminService", "ListJoinTokens"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Ends a join token that was not used. On record. Role operator.
+        pub async fn revoke_join_token(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RevokeJoinTokenRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RevokeJoinTokenResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/citadel.v1.AdminService/RevokeJoinToken",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("citadel.v1.AdminService", "RevokeJoinToken"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// The nodes outside Kubernetes, by name. Role auditor.
+        pub async fn list_nodes(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListNodesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListNodesResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/citadel.v1.AdminService/ListNodes",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("citadel.v1.AdminService", "ListNodes"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Ends a node outside Kubernetes: its agent's SVID counts no more, its join tokens are
+        /// revoked, and it is not let in again until it is admitted. On record. Role operator.
+        pub async fn evict_node(
+            &mut self,
+            request: impl tonic::IntoRequest<super::EvictNodeRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::EvictNodeResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/citadel.v1.AdminService/EvictNode",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("citadel.v1.AdminService", "EvictNode"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Takes an eviction back: the node may join anew. On record. Role operator.
+        pub async fn admit_node(
+            &mut self,
+            request: impl tonic::IntoRequest<super::AdmitNodeRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::AdmitNodeResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/citadel.v1.AdminService/AdmitNode",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("citadel.v1.AdminService", "AdmitNode"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -1792,6 +2055,56 @@ pub mod admin_service_server {
             request: tonic::Request<super::ListHoldersRequest>,
         ) -> std::result::Result<
             tonic::Response<super::ListHoldersResponse>,
+            tonic::Status,
+        >;
+        /// Makes a join token: it admits one agent, once, as the node that it names. On
+        /// record, without its secret. Role operator.
+        async fn create_join_token(
+            &self,
+            request: tonic::Request<super::CreateJoinTokenRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CreateJoinTokenResponse>,
+            tonic::Status,
+        >;
+        /// Join tokens of the last days, newest first, without their secrets. Role auditor.
+        async fn list_join_tokens(
+            &self,
+            request: tonic::Request<super::ListJoinTokensRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListJoinTokensResponse>,
+            tonic::Status,
+        >;
+        /// Ends a join token that was not used. On record. Role operator.
+        async fn revoke_join_token(
+            &self,
+            request: tonic::Request<super::RevokeJoinTokenRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RevokeJoinTokenResponse>,
+            tonic::Status,
+        >;
+        /// The nodes outside Kubernetes, by name. Role auditor.
+        async fn list_nodes(
+            &self,
+            request: tonic::Request<super::ListNodesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListNodesResponse>,
+            tonic::Status,
+        >;
+        /// Ends a node outside Kubernetes: its agent's SVID counts no more, its join tokens are
+        /// revoked, and it is not let in again until it is admitted. On record. Role operator.
+        async fn evict_node(
+            &self,
+            request: tonic::Request<super::EvictNodeRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::EvictNodeResponse>,
+            tonic::Status,
+        >;
+        /// Takes an eviction back: the node may join anew. On record. Role operator.
+        async fn admit_node(
+            &self,
+            request: tonic::Request<super::AdmitNodeRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::AdmitNodeResponse>,
             tonic::Status,
         >;
     }
@@ -2219,6 +2532,278 @@ pub mod admin_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ListHoldersSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/citadel.v1.AdminService/CreateJoinToken" => {
+                    #[allow(non_camel_case_types)]
+                    struct CreateJoinTokenSvc<T: AdminService>(pub Arc<T>);
+                    impl<
+                        T: AdminService,
+                    > tonic::server::UnaryService<super::CreateJoinTokenRequest>
+                    for CreateJoinTokenSvc<T> {
+                        type Response = super::CreateJoinTokenResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CreateJoinTokenRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AdminService>::create_join_token(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CreateJoinTokenSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/citadel.v1.AdminService/ListJoinTokens" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListJoinTokensSvc<T: AdminService>(pub Arc<T>);
+                    impl<
+                        T: AdminService,
+                    > tonic::server::UnaryService<super::ListJoinTokensRequest>
+                    for ListJoinTokensSvc<T> {
+                        type Response = super::ListJoinTokensResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListJoinTokensRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AdminService>::list_join_tokens(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListJoinTokensSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/citadel.v1.AdminService/RevokeJoinToken" => {
+                    #[allow(non_camel_case_types)]
+                    struct RevokeJoinTokenSvc<T: AdminService>(pub Arc<T>);
+                    impl<
+                        T: AdminService,
+                    > tonic::server::UnaryService<super::RevokeJoinTokenRequest>
+                    for RevokeJoinTokenSvc<T> {
+                        type Response = super::RevokeJoinTokenResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RevokeJoinTokenRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AdminService>::revoke_join_token(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RevokeJoinTokenSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/citadel.v1.AdminService/ListNodes" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListNodesSvc<T: AdminService>(pub Arc<T>);
+                    impl<
+                        T: AdminService,
+                    > tonic::server::UnaryService<super::ListNodesRequest>
+                    for ListNodesSvc<T> {
+                        type Response = super::ListNodesResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListNodesRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AdminService>::list_nodes(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListNodesSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/citadel.v1.AdminService/EvictNode" => {
+                    #[allow(non_camel_case_types)]
+                    struct EvictNodeSvc<T: AdminService>(pub Arc<T>);
+                    impl<
+                        T: AdminService,
+                    > tonic::server::UnaryService<super::EvictNodeRequest>
+                    for EvictNodeSvc<T> {
+                        type Response = super::EvictNodeResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::EvictNodeRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AdminService>::evict_node(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = EvictNodeSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/citadel.v1.AdminService/AdmitNode" => {
+                    #[allow(non_camel_case_types)]
+                    struct AdmitNodeSvc<T: AdminService>(pub Arc<T>);
+                    impl<
+                        T: AdminService,
+                    > tonic::server::UnaryService<super::AdmitNodeRequest>
+                    for AdmitNodeSvc<T> {
+                        type Response = super::AdmitNodeResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::AdmitNodeRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AdminService>::admit_node(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = AdmitNodeSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -1,7 +1,7 @@
 //! `citadel-agent`.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -43,6 +43,27 @@ impl AgentBuilder {
             "ca": { "addresses": [address] },
             "cluster": "default",
             "token_file": dir.write("token", token),
+            "socket": dir.join("agent.sock"),
+            "admin_socket": dir.join("admin/agent.sock"),
+            "admin_listen": admin.to_string(),
+            "log": { "level": "trace", "format": "json" },
+        }));
+        Self {
+            dir,
+            settings,
+            admin,
+            wrapper: Vec::new(),
+            env: Vec::new(),
+        }
+    }
+
+    /// One of a node outside Kubernetes, whose configuration says no more than where its state
+    /// is.
+    pub fn outside(state_dir: &Path) -> Self {
+        let dir = TestDir::new("agent");
+        let admin = ports::address();
+        let settings = Settings::new(json!({
+            "external": { "state_dir": state_dir },
             "socket": dir.join("agent.sock"),
             "admin_socket": dir.join("admin/agent.sock"),
             "admin_listen": admin.to_string(),

@@ -172,10 +172,19 @@ impl Client {
 
     /// `citadel.v1.AgentService/AttestAgent`.
     pub async fn attest(&self, csr: &Csr) -> Result<AttestAgentResponse, Status> {
-        let mut service = AgentServiceClient::new(self.channel.clone());
-        let request = AttestAgentRequest {
+        self.attest_with(AttestAgentRequest {
             csr: csr.der.clone(),
-        };
+            ..Default::default()
+        })
+        .await
+    }
+
+    /// `citadel.v1.AgentService/AttestAgent`.
+    pub async fn attest_with(
+        &self,
+        request: AttestAgentRequest,
+    ) -> Result<AttestAgentResponse, Status> {
+        let mut service = AgentServiceClient::new(self.channel.clone());
         Ok(service
             .attest_agent(self.request(request))
             .await?

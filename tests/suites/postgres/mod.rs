@@ -18,8 +18,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 // What the contract finds in its parent in the store's own tests as well.
 use citadel_ca_server::store::{
-    Filter, IndexRow, LogIndex, MAX_APPEND, MAX_ENTRY_BYTES, MAX_SERIAL_BYTES, NewEntry,
-    PostgresOptions, PostgresStore, Query, Store, StoreError, StoredEntry,
+    ExternalNode, Filter, IndexRow, JoinToken, LogIndex, MAX_APPEND, MAX_ENTRY_BYTES,
+    MAX_SERIAL_BYTES, NewEntry, NodeChange, PostgresOptions, PostgresStore, Query, Store,
+    StoreError, StoredEntry, UsedBy,
 };
 use citadel_tests::postgres::Postgres;
 use tokio::runtime::Runtime;

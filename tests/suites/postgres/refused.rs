@@ -112,7 +112,7 @@ async fn a_newer_schema_is_refused_and_left_alone() {
         error,
         StoreError::NewerSchema {
             found: 4711,
-            known: 4
+            known: 5
         }
     );
     let size = postgres.query_in(database, "SELECT size FROM head").await;

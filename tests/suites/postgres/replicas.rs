@@ -6,7 +6,69 @@ use std::sync::Arc;
 use futures::future::join_all;
 
 use super::contract::{Sample, everything, indexed, within_deadline};
-use super::{Filter, IndexRow, LogIndex, PostgresStore, Query, Store, StoreError, options, shared};
+use super::{
+    Filter, IndexRow, JoinToken, LogIndex, NodeChange, PostgresStore, Query, Store, StoreError,
+    options, shared,
+};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_several_servers_one_admits_a_node_by_a_token_and_all_see_its_eviction() {
+    let postgres = shared().await;
+    let options = options(postgres, &postgres.url_of(&postgres.database().await));
+    let opened = join_all((0..3).map(|_| PostgresStore::open(options.clone()))).await;
+    let stores: Vec<_> = opened.into_iter().map(Result::unwrap).collect();
+    for round in 0..20_u8 {
+        let id = vec![round; 16];
+        let token = JoinToken {
+            id: id.clone(),
+            secret_sha256: vec![0; 32],
+            node: "vm-1".into(),
+            created_ms: 1,
+            expires_ms: 1_000_000,
+            created_by: "local uid 0".into(),
+            used: None,
+            revoked_ms: None,
+        };
+        let add = NodeChange::AddToken(token);
+        stores[0].change_nodes(add, Sample(0).note()).await.unwrap();
+        let joins = stores.iter().enumerate().map(|(server, store)| {
+            let join = NodeChange::Join {
+                id: id.clone(),
+                spki_sha256: vec![1],
+                uid: format!("{round}-{server}"),
+                method: 5,
+                at_ms: 1000,
+            };
+            store.change_nodes(join, Sample(0).note())
+        });
+        let outcomes = join_all(joins).await;
+        let winners: Vec<_> = (0..3).filter(|server| outcomes[*server].is_ok()).collect();
+        let [winner] = winners[..] else {
+            panic!("{outcomes:?}");
+        };
+        for outcome in outcomes.into_iter().filter_map(Result::err) {
+            assert_eq!(outcome, StoreError::NotApplied);
+        }
+        for store in &stores {
+            let node = store.external_node("vm-1").await.unwrap().unwrap();
+            assert_eq!(node.uid, format!("{round}-{winner}"));
+        }
+    }
+    let evict = NodeChange::Evict {
+        node: "vm-1".into(),
+        at_ms: 2000,
+    };
+    stores[1]
+        .change_nodes(evict, Sample(0).note())
+        .await
+        .unwrap();
+    for store in &stores {
+        let node = store.external_node("vm-1").await.unwrap().unwrap();
+        assert_eq!(node.evicted_ms, Some(2000));
+    }
+    // 20 tokens, 20 joins, one eviction: what did not apply is not in the log.
+    assert_eq!(everything(&stores[2]).await.len(), 41);
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn several_servers_number_one_log_without_a_gap() {

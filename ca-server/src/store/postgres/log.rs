@@ -15,11 +15,12 @@ use super::{
     connect,
     errors::Outcome,
     head::{Head, Newest},
+    nodes::{self, Applied},
     options::{PostgresOptions, Role},
     tree,
 };
 use crate::store::{
-    Growth, StoreError,
+    Growth, NewEntry, NodeChange, StoreError,
     queue::Append,
     shared::Shared,
     writer::{Failure, Log, no_minimum, to_row},
@@ -254,6 +255,44 @@ impl Log for PostgresLog {
             }
             sleep(pause).await;
             pause = (pause * 2).min(PAUSES.1);
+        }
+    }
+
+    async fn change_nodes(
+        &mut self,
+        change: &NodeChange,
+        entry: &NewEntry,
+    ) -> Result<u64, StoreError> {
+        // Whatever ends this early drops the connection, and with it the transaction.
+        let mut connection = self.take_connection().await?;
+        let applied = timeout(
+            self.options.patience(Role::Writer),
+            nodes::apply(&mut connection, change, &self.head, entry),
+        )
+        .await
+        .map_err(|_| self.no_answer())??;
+        match applied {
+            Applied::At(index) => {
+                self.newest = Some(Newest::new(index, &entry.bytes));
+                self.connection = Some(connection);
+                Ok(index)
+            }
+            Applied::No => {
+                self.connection = Some(connection);
+                Err(StoreError::NotApplied)
+            }
+            Applied::NoHead => {
+                let seen = self.head.verify(&mut connection, None).await;
+                Err(seen.err().unwrap_or_else(|| {
+                    StoreError::Corrupt("the log has no head to append at".into())
+                }))
+            }
+            Applied::NotDurable => {
+                let error = connect::check_durable(&mut connection).await.err();
+                Err(error.unwrap_or_else(|| {
+                    StoreError::Unavailable("a setting changed during the commit".into())
+                }))
+            }
         }
     }
 

@@ -11,6 +11,7 @@ mod head;
 mod indexer;
 mod insert;
 mod log;
+mod nodes;
 mod options;
 mod prune;
 mod select;
@@ -26,9 +27,9 @@ use tokio::time::timeout;
 
 use self::{head::Head, log::PostgresLog, options::Role, select::Reader};
 use super::{
-    Announcement, AuditedEntry, Growth, IndexedEpoch, LogIndex, MAX_PAGE, NewEntry, Query, Store,
-    StoreError, StoreHealth, StoreStats, StoredEntry, SubjectRow, TreeState, index::IndexerHandle,
-    queue::Commands, shared::Shared, writer::Writer,
+    Announcement, AuditedEntry, ExternalNode, Growth, IndexedEpoch, JoinToken, LogIndex, MAX_PAGE,
+    NewEntry, NodeChange, Query, Store, StoreError, StoreHealth, StoreStats, StoredEntry,
+    SubjectRow, TreeState, index::IndexerHandle, queue::Commands, shared::Shared, writer::Writer,
 };
 
 /// The store on PostgreSQL 15 or later.
@@ -216,6 +217,31 @@ impl Store for PostgresStore {
 
     async fn lease(&self, holder: &str, time: Duration) -> Result<bool, StoreError> {
         self.writer()?.commands.lease(holder, time).await
+    }
+
+    async fn change_nodes(
+        &self,
+        change: NodeChange,
+        entry: NewEntry,
+    ) -> Result<LogIndex, StoreError> {
+        let commands = &self.writer()?.commands;
+        commands.change_nodes(change, entry, &self.shared).await
+    }
+
+    async fn join_token(&self, id: &[u8]) -> Result<Option<JoinToken>, StoreError> {
+        self.reader.token(id).await
+    }
+
+    async fn join_tokens(&self) -> Result<Vec<JoinToken>, StoreError> {
+        self.reader.tokens().await
+    }
+
+    async fn external_node(&self, name: &str) -> Result<Option<ExternalNode>, StoreError> {
+        self.reader.node(name).await
+    }
+
+    async fn external_nodes(&self, after: &str) -> Result<Vec<ExternalNode>, StoreError> {
+        self.reader.nodes(after).await
     }
 
     fn health(&self) -> StoreHealth {

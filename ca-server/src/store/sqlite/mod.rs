@@ -14,6 +14,7 @@ mod fresh;
 mod index_file;
 mod indexer;
 mod insert;
+mod nodes;
 mod prune;
 mod select;
 mod subjects;
@@ -34,8 +35,9 @@ use sqlx::{SqliteConnection, sqlite::SqliteSynchronous};
 
 use self::{files::WriterLock, fresh::Fresh, select::Reader, writer::SqliteLog};
 use super::{
-    Announcement, AuditedEntry, BatchOptions, Growth, IndexedEpoch, LogIndex, MAX_PAGE, NewEntry,
-    Query, Store, StoreError, StoreHealth, StoreStats, StoredEntry, TreeState,
+    Announcement, AuditedEntry, BatchOptions, ExternalNode, Growth, IndexedEpoch, JoinToken,
+    LogIndex, MAX_PAGE, NewEntry, NodeChange, Query, Store, StoreError, StoreHealth, StoreStats,
+    StoredEntry, TreeState,
     index::IndexerHandle,
     queue::Commands,
     shared::Shared,
@@ -274,6 +276,31 @@ impl Store for SqliteStore {
 
     async fn lease(&self, holder: &str, time: Duration) -> Result<bool, StoreError> {
         self.writer()?.commands.lease(holder, time).await
+    }
+
+    async fn change_nodes(
+        &self,
+        change: NodeChange,
+        entry: NewEntry,
+    ) -> Result<LogIndex, StoreError> {
+        let commands = &self.writer()?.commands;
+        commands.change_nodes(change, entry, &self.shared).await
+    }
+
+    async fn join_token(&self, id: &[u8]) -> Result<Option<JoinToken>, StoreError> {
+        nodes::token(self.reader.log(), id).await
+    }
+
+    async fn join_tokens(&self) -> Result<Vec<JoinToken>, StoreError> {
+        nodes::tokens(self.reader.log()).await
+    }
+
+    async fn external_node(&self, name: &str) -> Result<Option<ExternalNode>, StoreError> {
+        nodes::node(self.reader.log(), name).await
+    }
+
+    async fn external_nodes(&self, after: &str) -> Result<Vec<ExternalNode>, StoreError> {
+        nodes::list(self.reader.log(), after).await
     }
 
     fn health(&self) -> StoreHealth {

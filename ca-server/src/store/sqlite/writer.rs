@@ -15,10 +15,10 @@ use super::{
     files::WriterLock,
     fresh::Fresh,
     insert::{Inserts, OnFailure},
-    tree,
+    nodes, tree,
 };
 use crate::store::{
-    Growth, StoreError,
+    Growth, NewEntry, NodeChange, StoreError,
     queue::Append,
     shared::Shared,
     writer::{Failure, Log, no_minimum, to_row},
@@ -124,6 +124,24 @@ impl Log for SqliteLog {
         let bytes = entries.map(|entry| std::mem::take(&mut entry.bytes));
         self.fresh.offer(first, bytes);
         self.leaves.offer(first, append.leaves.drain(..));
+    }
+
+    async fn change_nodes(
+        &mut self,
+        change: &NodeChange,
+        entry: &NewEntry,
+    ) -> Result<u64, StoreError> {
+        let index = self.restored().await?;
+        let row = to_row(index)?;
+        let connection = self.connection.as_mut().ok_or(StoreError::Closed)?;
+        match nodes::apply(connection, change, row, entry).await {
+            Ok(true) => {
+                self.next = Some(index + 1);
+                Ok(index)
+            }
+            Ok(false) => Err(StoreError::NotApplied),
+            Err(error) => Err(self.distrust(error).await),
+        }
     }
 
     async fn probe(&mut self) -> Result<(), StoreError> {

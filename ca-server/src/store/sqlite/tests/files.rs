@@ -170,7 +170,7 @@ async fn a_newer_schema_is_refused() {
     shell.close().await.unwrap();
     let newer = StoreError::NewerSchema {
         found: 4711,
-        known: 3,
+        known: 4,
     };
     assert_eq!(SqliteStore::open(options.clone()).await.unwrap_err(), newer);
     assert_eq!(

@@ -80,6 +80,8 @@ async fn each_schema_of_before_becomes_todays_with_its_data() {
             let tile = Tile::at(0, 0, 256).unwrap();
             assert_eq!(store.tiles(&[tile]).await.unwrap(), [hashes]);
         }
+        assert_eq!(store.join_tokens().await, Ok(Vec::new()));
+        assert_eq!(store.external_nodes("").await, Ok(Vec::new()));
         // It goes on, and everything is found.
         let next = store.append(vec![Sample(ENTRIES).entry()]).await.unwrap();
         assert_eq!(next, [LogIndex(ENTRIES)]);
