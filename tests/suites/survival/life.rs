@@ -33,7 +33,7 @@ async fn an_agent_killed_under_load_has_fresh_secrets_at_once() {
     println!("from kill -9 to fresh secrets: {took:?}");
     let seen = scene.traffic.stop().await;
     seen.none_failed();
-    assert!(seen.client_serials.len() >= 3, "{:?}", seen.client_serials);
+    assert!(seen.client_serials.len() >= 2, "{:?}", seen.client_serials);
     scene.mesh.refused_nothing();
     // Its stream breaks each time; what it holds is good all the while.
     assert!(scene.follower.end().await.len() >= 3);

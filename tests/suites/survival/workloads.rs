@@ -202,11 +202,9 @@ async fn fetch(socket: PathBuf, stop: watch::Receiver<bool>, answers: Arc<Atomic
     let (mut seen, begun) = (Fetched::default(), Instant::now());
     while !*stop.borrow() {
         let mut fetched = one(&socket).await;
-        // As the libraries do, which are told by GOAWAY that it was not looked at.
-        if fetched
-            .as_ref()
-            .is_err_and(|s| s.code() == Code::Unavailable)
-        {
+        // As the libraries do: they are told by GOAWAY that it was not looked at, or see a
+        // connection end that has brought nothing yet.
+        if fetched.as_ref().is_err_and(may_be_tried_again) {
             seen.retried += 1;
             fetched = one(&socket).await;
         }
@@ -225,6 +223,10 @@ async fn fetch(socket: PathBuf, stop: watch::Receiver<bool>, answers: Arc<Atomic
         sleep(PAUSE).await;
     }
     seen
+}
+
+fn may_be_tried_again(status: &Status) -> bool {
+    status.code() == Code::Unavailable || status.message() == "transport error"
 }
 
 async fn connect(socket: PathBuf, stop: watch::Receiver<bool>) -> Vec<(Duration, String)> {
