@@ -122,7 +122,7 @@ impl Predecessor {
         let tie = blocking(move || {
             let mut wire = wire;
             wire.send(&HandedOver {}, &[])?;
-            Ok(Tie::new(wire))
+            Ok(Tie::new(&wire))
         })
         .await;
         // Whether the word arrived or not: it has what it needs.

@@ -58,7 +58,7 @@ struct Running {
     intake: Shutdown,
     shutdown: Shutdown,
     ended: JoinHandle<Option<Tie>>,
-    _workloads: socket::BoundSocket,
+    workloads: socket::BoundSocket,
 }
 
 impl Running {
@@ -101,7 +101,7 @@ impl Running {
             intake,
             shutdown,
             ended,
-            _workloads: bound,
+            workloads: bound,
         }
     }
 
@@ -174,7 +174,7 @@ async fn sockets_and_secrets_pass_to_the_successor() {
         .expect("it has handed over");
     assert!(running.intake.signal().is_triggered());
     // The files are the successor's: the predecessor's end removes none.
-    drop(running._workloads);
+    drop(running.workloads);
     let _client = UnixStream::connect(&workloads).unwrap();
     soon(listener.accept()).await.unwrap();
     let _next = UnixStream::connect(running.dir.path().join("handover.sock")).unwrap();
@@ -319,7 +319,7 @@ async fn who_has_handed_over_ends_or_waits_until_nobody_serves() {
     let listener = StdUnixListener::bind(dir.path().join("agent.sock")).unwrap();
     let successor = || {
         let (near, far) = UnixStream::pair().unwrap();
-        (Successor(Tie::new(Wire::new(near).unwrap())), far)
+        (Successor(Tie::new(&Wire::new(near).unwrap())), far)
     };
     let (ends, _far) = successor();
     let exits = settings(dir.path(), Then::Exit);

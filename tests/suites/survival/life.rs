@@ -38,7 +38,7 @@ async fn an_agent_killed_under_load_has_fresh_secrets_at_once() {
     // Its stream breaks each time; what it holds is good all the while.
     assert!(scene.follower.end().await.len() >= 3);
     let fetched = scene.fetches.stop().await;
-    assert!(fetched.answers > 10, "{fetched:#?}");
+    assert!(fetched.answers >= 3, "{fetched:#?}");
 }
 
 /// An hour forward and back, the monotonic clock left as it is.
