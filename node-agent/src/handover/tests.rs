@@ -168,11 +168,21 @@ async fn sockets_and_secrets_pass_to_the_successor() {
     assert_eq!(restored.taken, 1);
     let tie = soon(taken.confirm()).await.unwrap();
 
+    soon(running.intake.signal().wait()).await;
+    // Until it ends it asks the CA for nothing.
+    let calls = running.world.ca.calls();
+    let another = Wanted {
+        key: SecretKey::Pod { uid: "b".into() },
+        ..pod()
+    };
+    let mut waits = running.world.manager.subscribe(another).unwrap();
+    nothing_from(waits.changed()).await;
+    assert_eq!(running.world.ca.calls(), calls);
+    running.shutdown.trigger();
     let first = soon(running.ended)
         .await
         .unwrap()
         .expect("it has handed over");
-    assert!(running.intake.signal().is_triggered());
     // The files are the successor's: the predecessor's end removes none.
     drop(running.workloads);
     let _client = UnixStream::connect(&workloads).unwrap();
