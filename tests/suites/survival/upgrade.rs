@@ -63,7 +63,7 @@ async fn an_upgrade_without_the_ca_refuses_no_connect_and_issues_nothing_anew() 
     fetched.none_failed();
     assert_eq!(fetched.serials, BTreeSet::from([before.serial.clone()]));
     println!(
-        "{} fetches over three upgrades, {} of them told to come again once",
+        "{} fetches over three upgrades, {} tries told to come again",
         fetched.answers, fetched.retried
     );
 
