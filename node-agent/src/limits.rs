@@ -37,7 +37,7 @@ fn files(connections: usize, limit: u64) -> Option<String> {
         .saturating_mul(DESCRIPTORS)
         .saturating_add(OTHER_DESCRIPTORS);
     (limit < needed).then(|| {
-        let fits = limit.saturating_sub(OTHER_DESCRIPTORS) / DESCRIPTORS;
+        let fits = (limit.saturating_sub(OTHER_DESCRIPTORS) / DESCRIPTORS).max(1);
         format!(
             "limits.connections is {connections}, which takes up to {needed} open files, and {limit} \
              are the most: raise that (LimitNOFILE= in the systemd unit, `ulimit -Hn` elsewhere) or \

@@ -25,7 +25,7 @@ use super::{
     session::{AttestError, Session},
     streams,
 };
-use crate::handover::certificate::{Holding, Received};
+use crate::handover::certificate::{Given, Holding};
 
 /// What is handed over beside the secrets.
 #[derive(Default)]
@@ -78,9 +78,10 @@ impl Session {
     pub(crate) fn take_over(&self, standing: HandedStanding) -> BundleSet {
         let mut bundles = BundleSet::default();
         for handed in standing.bundles {
-            match from_handed(handed) {
-                Some(bundle) => drop(bundles.insert(bundle)),
-                None => tracing::warn!("a bundle that was handed over is not taken"),
+            if let Some(bundle) = from_handed(handed) {
+                bundles.insert(bundle);
+            } else {
+                tracing::warn!("a bundle that was handed over is not taken");
             }
         }
         if !bundles.is_empty() {
@@ -102,16 +103,16 @@ impl Session {
     }
 
     fn take_over_identity(&self, handed: HandedSvid, bundles: &BundleSet) -> Result<(), OwnError> {
-        let received = Received::from_handed(handed, Instant::now())?;
+        let given = Given::from_handed(handed, Instant::now())?;
         let mut svid = AgentSvid::accept(
-            Some(received.answer),
-            Arc::new(received.key),
+            Some(given.answer),
+            Arc::new(given.key),
             self.trust_domain(),
             bundles,
-            received.planned_by.server_ms,
-            received.planned_by.jitter,
+            given.planned_by.server_ms,
+            given.planned_by.jitter,
         )?;
-        svid.received = received.received;
+        svid.received = given.received;
         if svid.has_expired() {
             return Err(OwnError::Expired);
         }

@@ -193,7 +193,9 @@ impl Acceptor {
                 }
                 Err(error) => {
                     // Out of file descriptors, most likely: some will close.
-                    tracing::warn!(%error, "a connection could not be accepted");
+                    if self.may_tell() {
+                        tracing::warn!(%error, "a connection could not be accepted");
+                    }
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
             }
@@ -294,13 +296,20 @@ impl Acceptor {
 
     fn drop_one(&self, reason: &str) {
         self.metrics.peer("dropped");
-        let now = Instant::now();
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        // A flood is one line now and then; the metric counts.
-        if told.is_none_or(|at| now.saturating_duration_since(at) >= QUIET) {
-            *told = Some(now);
+        if self.may_tell() {
             tracing::warn!(reason, "a connection is dropped");
         }
+    }
+
+    /// A flood is one line now and then; the metric counts.
+    fn may_tell(&self) -> bool {
+        let now = Instant::now();
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let quiet = told.is_some_and(|at| now.saturating_duration_since(at) < QUIET);
+        if !quiet {
+            *told = Some(now);
+        }
+        !quiet
     }
 }
 

@@ -21,7 +21,7 @@ pub(crate) struct Holding<'a> {
 }
 
 /// What came of it, not judged yet.
-pub(crate) struct Received {
+pub(crate) struct Given {
     /// The answer as the CA gave it.
     pub answer: v1::X509Svid,
     pub key: WorkloadKey,
@@ -49,7 +49,7 @@ impl Holding<'_> {
     }
 }
 
-impl Received {
+impl Given {
     /// The key has to be one; what else stands there is judged as the CA's answers are.
     pub(crate) fn from_handed(mut handed: HandedSvid, now: Instant) -> Result<Self, KeyError> {
         let key = WorkloadKey::from_pkcs8(&handed.private_key)?;

@@ -17,7 +17,10 @@ use super::{
     state::Giver,
     wire::{MESSAGE_DEADLINE, Wire},
 };
-use crate::socket::{BoundSocket, Identity};
+use crate::{
+    secrets::Still,
+    socket::{BoundSocket, Identity},
+};
 
 /// A socket that this process serves, and can hand over.
 pub(crate) struct Served {
@@ -55,7 +58,12 @@ impl Predecessor {
                 }
             };
             match self.hand_over(stream).await {
-                Ok(tie) => return Some(tie),
+                Ok((tie, still)) => {
+                    // Nothing is asked for any more: what the CA gave would be lost.
+                    shutdown.wait().await;
+                    drop(still);
+                    return Some(tie);
+                }
                 Err(error) => {
                     tracing::warn!(%error, "nothing was handed over; this agent serves on");
                 }
@@ -63,7 +71,7 @@ impl Predecessor {
         }
     }
 
-    async fn hand_over(&self, stream: UnixStream) -> Result<Tie, HandoverError> {
+    async fn hand_over(&self, stream: UnixStream) -> Result<(Tie, Option<Still>), HandoverError> {
         // Before a byte of it is read.
         let pid = self.own.may_succeed(&stream)?;
         let (mut wire, request) = blocking(move || {
@@ -122,13 +130,12 @@ impl Predecessor {
         let tie = blocking(move || {
             let mut wire = wire;
             wire.send(&HandedOver {}, &[])?;
-            Ok(Tie::new(wire))
+            Ok(Tie::new(&wire))
         })
         .await;
         // Whether the word arrived or not: it has what it needs.
-        drop(still);
         tracing::info!(pid, "another agent has taken over");
-        Ok(tie.unwrap_or_else(|_| Tie::none()))
+        Ok((tie.unwrap_or_else(|_| Tie::none()), still))
     }
 
     fn judge(&self, request: &TakeOverRequest) -> Result<(), String> {

@@ -171,7 +171,7 @@ impl Taken {
             wire.wait_for(MESSAGE_DEADLINE)
                 .map_err(failed("the connection"))?;
             wire.receive::<HandedOver>()?;
-            Ok(Tie::new(wire))
+            Ok(Tie::new(&wire))
         })
         .await
     }
@@ -187,7 +187,7 @@ fn check(descriptor: &OwnedFd, families: &[AddressFamily]) -> Result<(), Handove
 }
 
 impl Tie {
-    pub(super) fn new(wire: Wire) -> Self {
+    pub(super) fn new(wire: &Wire) -> Self {
         Self(wire.stream().try_clone().ok())
     }
 

