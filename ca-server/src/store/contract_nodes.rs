@@ -129,6 +129,21 @@ pub(super) async fn tokens_and_nodes(database: &dyn Database) {
         .await
         .unwrap();
     change(store, join(6, "u9")).await.unwrap();
+    // One that proves itself otherwise, and is another one each time.
+    let attest = |uid: &str| NodeChange::Attest {
+        node: "vm-9".into(),
+        uid: uid.into(),
+        method: 6,
+        at_ms: NOW,
+    };
+    for uid in ["x1", "x2"] {
+        change(store, attest(uid)).await.unwrap();
+        let node = store.external_node("vm-9").await.unwrap().unwrap();
+        assert_eq!((node.uid.as_str(), node.method), (uid, 6));
+    }
+    change(store, evict("vm-9")).await.unwrap();
+    refused(change(store, attest("x3")).await);
+    change(store, admit("vm-9")).await.unwrap();
     // One that never joined.
     change(store, evict("vm-0")).await.unwrap();
     let names = async |after: &str| {
