@@ -162,6 +162,8 @@ pub(super) const NODES: &str = "SELECT name, uid, method, attested_ms, evicted_m
 
 impl NodeChange {
     pub(super) fn steps(&self) -> Vec<Step<'_>> {
+        use Arg::{Bytes, Int, Text};
+
         let must = |sql, args| Step {
             sql,
             args,
@@ -172,7 +174,6 @@ impl NodeChange {
             args,
             must: false,
         };
-        use Arg::{Bytes, Int, Text};
         match self {
             Self::AddToken(token) => vec![
                 may(

@@ -314,11 +314,10 @@ impl Session {
         let mut svid_refused = false;
         let only_svid = matches!(self.credential, Credential::External(_));
         loop {
-            if held.as_ref().is_none_or(|svid| svid.has_expired()) || svid_refused {
-                if let Some(kept) = self.kept_svid(&mut seen, held.as_deref()) {
-                    held = Some(kept);
-                    svid_refused = false;
-                }
+            let useless = held.as_ref().is_none_or(|svid| svid.has_expired()) || svid_refused;
+            if useless && let Some(kept) = self.kept_svid(&mut seen, held.as_deref()) {
+                held = Some(kept);
+                svid_refused = false;
             }
             // By turns, so that neither a dead SVID nor an unreadable token is the end. A join
             // token works once: there is no turn for it while the SVID may do.

@@ -265,12 +265,7 @@ async fn a_certificate_lets_in_by_its_path_its_time_its_usage_and_its_name() {
     let key = openssl::ec_key("P-256");
     let san = "subjectAltName=DNS:vm-1.vms.example.org\n";
     let day = ["-days", "1"];
-    let past = [
-        "-not_before",
-        "20200101000000Z",
-        "-not_after",
-        "20200102000000Z",
-    ];
+    let past = ["-days", "-1"];
     let with = |extensions: &str| format!("{extensions}{san}");
     for (reason, machine) in [
         (
