@@ -20,7 +20,7 @@ fn item(here: &Here, heading: &str) -> Value {
     items[0].clone()
 }
 
-fn bootstrap(name: &str, admin: SocketAddr, listener: Value, clusters: &[Value]) -> String {
+fn bootstrap(name: &str, admin: SocketAddr, listener: &Value, clusters: &[Value]) -> String {
     let address = |at: SocketAddr| json!({ "socket_address": { "address": at.ip().to_string(), "port_value": at.port() } });
     let text = json!({
         "node": { "id": name, "cluster": name },
@@ -89,7 +89,7 @@ async fn every_part_of_the_document_works_in_a_real_envoy() {
         let text = bootstrap(
             "server",
             admin,
-            listener,
+            &listener,
             std::slice::from_ref(&agent_cluster),
         );
         let server = Envoy::start("server", &dir, &text, admin).await;
@@ -97,7 +97,7 @@ async fn every_part_of_the_document_works_in_a_real_envoy() {
         for (name, wanted) in [("client", 200), ("stranger", 403)] {
             let (admin, at) = (ports::address(), ports::address());
             let clusters = [agent_cluster.clone(), item(&here(name), "A cluster")];
-            let text = bootstrap(name, admin, plain(at), &clusters);
+            let text = bootstrap(name, admin, &plain(at), &clusters);
             envoys.push(Envoy::start(name, &dir, &text, admin).await);
             let answer = status(at, wanted).await;
             assert_eq!(
@@ -115,7 +115,7 @@ async fn every_part_of_the_document_works_in_a_real_envoy() {
         let part = elsewhere.put(&here("client").put(&first(DOCUMENT, "A cluster", "yaml")));
         let part: Value = serde_saphyr::from_str(&part).unwrap();
         let clusters = [agent_cluster.clone(), part[0].clone()];
-        let text = bootstrap("elsewhere", admin, plain(at), &clusters);
+        let text = bootstrap("elsewhere", admin, &plain(at), &clusters);
         let envoy = Envoy::start("elsewhere", &dir, &text, admin).await;
         wait::until("the server is refused", DEADLINE, async || {
             let answer = http::get(at, "/").await;

@@ -1,6 +1,6 @@
 //! A machine with a certificate of its operator's own CA.
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use citadel_proto::log::AuthenticationMethod;
 use citadel_proto::v1::{AttestAgentRequest, NodeCertificate};
@@ -27,7 +27,7 @@ struct Machine {
 const CLIENT: &str = "extendedKeyUsage=clientAuth\nkeyUsage=critical,digitalSignature\n";
 const ECDSA_SHA256: u32 = 0x0403;
 
-fn text(path: PathBuf) -> String {
+fn text(path: &Path) -> String {
     path.to_str().expect("a plain path").to_owned()
 }
 
@@ -36,7 +36,7 @@ impl Corp {
         let dir = TestDir::new("corp");
         let key = openssl::ec_key("P-256");
         secrets::register_key_pem("the operator's CA", &key);
-        let key = text(dir.write("key.pem", key));
+        let key = text(&dir.write("key.pem", key));
         let args = [
             "req",
             "-x509",
@@ -57,18 +57,18 @@ impl Corp {
     }
 
     fn roots(&self) -> String {
-        text(self.0.join("roots.pem"))
+        text(&self.0.join("roots.pem"))
     }
 
     /// A certificate for this key; `validity` is in openssl's words.
     fn issue(&self, key_pem: &str, name: &str, extensions: &str, validity: &[&str]) -> Machine {
         secrets::register_key_pem("a machine's key", key_pem);
         let dir = TestDir::new("machine");
-        let key = text(dir.write("key.pem", key_pem));
+        let key = text(&dir.write("key.pem", key_pem));
         let subject = format!("/CN={name}");
         let request = openssl::run(&["req", "-new", "-key", &key, "-subj", &subject], b"");
-        let extensions = text(dir.write("extensions", extensions));
-        let (ca, ca_key) = (self.roots(), text(self.0.join("key.pem")));
+        let extensions = text(&dir.write("extensions", extensions));
+        let (ca, ca_key) = (self.roots(), text(&self.0.join("key.pem")));
         let mut args = vec![
             "x509",
             "-req",
@@ -116,7 +116,7 @@ impl Machine {
 
     fn proof(&self, csr: &[u8], signed_csr: &[u8], challenge: &[u8]) -> AttestAgentRequest {
         let dir = TestDir::new("proof");
-        let key = text(dir.write("key.pem", &self.key_pem));
+        let key = text(&dir.write("key.pem", &self.key_pem));
         let csr_hash = openssl::run(&["dgst", "-sha256", "-binary"], signed_csr);
         let message = [b"citadel x509pop 1\0", challenge, &csr_hash].concat();
         AttestAgentRequest {
@@ -133,8 +133,8 @@ impl Machine {
     /// Its agent, configured as an operator does.
     async fn agent(&self, site: &Site, name: &str) -> Agent {
         let chain: String = self.chain.iter().map(|der| to_pem(der)).collect();
-        let certificate = text(site.dir.write(format!("{name}.pem"), chain));
-        let key = text(site.dir.write(format!("{name}-key.pem"), &self.key_pem));
+        let certificate = text(&site.dir.write(format!("{name}.pem"), chain));
+        let key = text(&site.dir.write(format!("{name}-key.pem"), &self.key_pem));
         AgentBuilder::outside(&site.state(name))
             .set("trust_domain", "example.org")
             .set("ca.addresses", vec![site.ca.grpc().to_string()])
