@@ -269,7 +269,7 @@ async fn a_certificate_lets_in_by_its_path_its_time_its_usage_and_its_name() {
     let with = |extensions: &str| format!("{extensions}{san}");
     for (reason, machine) in [
         (
-            "which is neither presented nor",
+            "a signature in the chain does not verify",
             Corp::new().machine("vm-1.vms.example.org"),
         ),
         ("expired", corp.issue(&key, "x", &with(CLIENT), &past)),
