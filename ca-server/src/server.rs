@@ -223,14 +223,17 @@ pub async fn build(config: Config, parts: Parts) -> Result<Bound, StartError> {
         shortest: config.lifetimes.min.get(),
     };
     let issuance = Arc::new(Issuance::new(policy.clone(), line, metrics.clone()));
-    let authenticator = Arc::new(Authenticator::new(
-        clusters.clone(),
-        policy,
-        config.audiences.clone(),
-        store.clone(),
-        bundles.clone(),
-        issuer.key_id().to_vec(),
-    ));
+    let authenticator = Arc::new(
+        Authenticator::new(
+            clusters.clone(),
+            policy,
+            config.audiences.clone(),
+            store.clone(),
+            bundles.clone(),
+            issuer.key_id().to_vec(),
+        )
+        .with_x509pop(config.external.x509pop.clone()),
+    );
 
     let (listener, grpc) = bind("listen", config.listen).await?;
     let (public, public_address) = match config.public_listen {

@@ -10,7 +10,7 @@ use x509_parser::extensions::{
 };
 use x509_parser::nom::Parser as _;
 use x509_parser::oid_registry::Oid;
-use x509_parser::x509::X509Version;
+use x509_parser::x509::{X509Name, X509Version};
 
 use crate::crypto::{self, SignatureError};
 use crate::der;
@@ -66,6 +66,7 @@ pub(crate) struct Facts<'a> {
     pub(crate) issuer: &'a [u8],
     pub(crate) subject_text: String,
     pub(crate) issuer_text: String,
+    pub(crate) common_name: Option<String>,
     pub(crate) spki: &'a [u8],
     pub(crate) serial: Serial,
     pub(crate) not_before: OffsetDateTime,
@@ -83,6 +84,15 @@ pub(crate) struct Facts<'a> {
     /// A critical extension that nobody here processes.
     pub(crate) unknown_critical: Option<String>,
     signed: der::Signed<'a>,
+}
+
+/// Of several common names none counts.
+fn common_name(subject: &X509Name<'_>) -> Option<String> {
+    let mut names = subject.iter_common_name();
+    match (names.next(), names.next()) {
+        (Some(name), None) => name.as_str().ok().map(ToOwned::to_owned),
+        _ => None,
+    }
 }
 
 impl<'a> Facts<'a> {
@@ -103,6 +113,7 @@ impl<'a> Facts<'a> {
             issuer: within(certificate, parsed.issuer().as_raw()),
             subject_text: parsed.subject().to_string(),
             issuer_text: parsed.issuer().to_string(),
+            common_name: common_name(parsed.subject()),
             spki: parsed.tbs_certificate.subject_pki.raw,
             serial: Serial::from_bytes(parsed.raw_serial())?,
             not_before: parsed.validity().not_before.to_datetime(),

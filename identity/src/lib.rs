@@ -23,6 +23,7 @@ mod spki;
 pub mod template;
 pub mod tls;
 pub mod verify;
+pub mod x509pop;
 
 pub use facts::{FactsError, SpiffeIdFault};
 pub use spiffe::{SpiffeId, SpiffeIdError, TrustDomain};

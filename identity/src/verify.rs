@@ -86,19 +86,7 @@ pub fn verify_svid(
     bundles: &BundleSet,
     now: OffsetDateTime,
 ) -> Result<VerifiedSvid, VerifyError> {
-    if chain.len() > limits::CHAIN_CERTIFICATES {
-        return Err(VerifyError::TooMany(chain.len()));
-    }
-    let facts = chain
-        .iter()
-        .enumerate()
-        .map(|(at, der)| {
-            Facts::parse(der).map_err(|error| VerifyError::Certificate {
-                position: at + 1,
-                error,
-            })
-        })
-        .collect::<Result<Vec<_>, _>>()?;
+    let facts = facts_of(chain)?;
     let (leaf, intermediates) = facts.split_first().ok_or(VerifyError::Empty)?;
     let spiffe_id = check_leaf(leaf)?;
     let trust_domain = spiffe_id.trust_domain();
@@ -117,6 +105,7 @@ pub fn verify_svid(
         intermediates,
         trust_domain,
         now,
+        purposes: Purposes::ServerAndClient,
     };
     let (authority, path_valid) = search.run(chain, &bundle.authorities)?;
     Ok(VerifiedSvid {
@@ -129,6 +118,71 @@ pub fn verify_svid(
         path_valid,
         spiffe_id,
     })
+}
+
+/// The names of a client's certificate that is none of ours.
+pub(crate) struct ClientNames {
+    pub(crate) dns_names: Vec<String>,
+    pub(crate) common_name: Option<String>,
+}
+
+/// Verifies the chain of a client under roots of the operator's, leaf first, at the time `now`:
+/// path, validity and usage, as [`verify_svid`] does, without the SPIFFE rules.
+pub(crate) fn verify_client(
+    chain: &[CertificateDer<'_>],
+    roots: &[CertificateDer<'static>],
+    trust_domain: &TrustDomain,
+    now: OffsetDateTime,
+) -> Result<ClientNames, VerifyError> {
+    let facts = facts_of(chain)?;
+    let (leaf, intermediates) = facts.split_first().ok_or(VerifyError::Empty)?;
+    if leaf.is_ca {
+        return Err(VerifyError::CaAsLeaf);
+    }
+    if leaf
+        .key_usage
+        .as_ref()
+        .is_some_and(|usage| !usage.digital_signature())
+    {
+        return Err(VerifyError::NoDigitalSignature);
+    }
+    // Where purposes are listed, a client's is one of them.
+    if leaf.extended_key_usage.is_some_and(|(_, client)| !client) {
+        return Err(VerifyError::ExtendedKeyUsage);
+    }
+    check_time(leaf, || Which::Leaf, now)?;
+    if let Some(oid) = &leaf.unknown_critical {
+        return Err(VerifyError::UnknownCritical {
+            which: Which::Leaf,
+            oid: oid.clone(),
+        });
+    }
+    let search = Search {
+        leaf,
+        intermediates,
+        trust_domain,
+        now,
+        purposes: Purposes::Client,
+    };
+    search.run(chain, roots)?;
+    Ok(ClientNames {
+        dns_names: leaf.dns_names.iter().map(ToString::to_string).collect(),
+        common_name: leaf.common_name.clone(),
+    })
+}
+
+fn facts_of<'c>(chain: &'c [CertificateDer<'_>]) -> Result<Vec<Facts<'c>>, VerifyError> {
+    if chain.len() > limits::CHAIN_CERTIFICATES {
+        return Err(VerifyError::TooMany(chain.len()));
+    }
+    let numbered = chain.iter().enumerate();
+    let parsed = numbered.map(|(at, der)| {
+        Facts::parse(der).map_err(|error| VerifyError::Certificate {
+            position: at + 1,
+            error,
+        })
+    });
+    parsed.collect()
 }
 
 /// The SPIFFE ID that a certificate claims. Nothing is verified: for certificates that
@@ -196,6 +250,7 @@ struct Search<'s> {
     intermediates: &'s [Facts<'s>],
     trust_domain: &'s TrustDomain,
     now: OffsetDateTime,
+    purposes: Purposes,
 }
 
 impl Search<'_> {
@@ -238,7 +293,7 @@ impl Search<'_> {
             &anchors,
             &chain[1..],
             UnixTime::since_unix_epoch(Duration::from_secs(since_epoch)),
-            ServerAndClient,
+            self.purposes,
             None,
             Some(&check_path),
         );
@@ -384,11 +439,16 @@ fn check_ca(ca: &Facts<'_>, which: impl Fn() -> Which) -> Result<(), VerifyError
     }
 }
 
-/// Requirement 12 for every certificate of the path: where purposes are listed, both
-/// are (or, for a CA, any).
-struct ServerAndClient;
+/// What every certificate of a path must be for, where it lists purposes (for a CA, any will
+/// do).
+#[derive(Clone, Copy)]
+enum Purposes {
+    /// Requirement 12.
+    ServerAndClient,
+    Client,
+}
 
-impl ExtendedKeyUsageValidator for ServerAndClient {
+impl ExtendedKeyUsageValidator for Purposes {
     fn validate(&self, purposes: KeyPurposeIdIter<'_, '_>) -> Result<(), webpki::Error> {
         const SERVER: &[usize] = &[1, 3, 6, 1, 5, 5, 7, 3, 1];
         const CLIENT: &[usize] = &[1, 3, 6, 1, 5, 5, 7, 3, 2];
@@ -398,7 +458,11 @@ impl ExtendedKeyUsageValidator for ServerAndClient {
             listed.push(purpose?.to_decoded_oid());
         }
         let has = |wanted: &[usize]| listed.iter().any(|oid| oid == wanted);
-        if listed.is_empty() || has(ANY) || (has(SERVER) && has(CLIENT)) {
+        let fits = match self {
+            Self::ServerAndClient => has(SERVER) && has(CLIENT),
+            Self::Client => has(CLIENT),
+        };
+        if listed.is_empty() || has(ANY) || fits {
             Ok(())
         } else {
             Err(webpki::Error::RequiredEkuNotFoundContext(

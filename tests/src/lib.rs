@@ -18,6 +18,7 @@ mod conformance;
 pub mod deploy;
 pub mod dir;
 pub mod disk;
+pub mod document;
 pub mod envoy;
 pub mod faulty;
 pub mod foreign;

@@ -1,8 +1,9 @@
-//! Nodes outside Kubernetes: a join token, once, and afterwards the agent's own SVID for as long
+//! Nodes outside Kubernetes: a join token, once, or a certificate of theirs, and afterwards the agent's own SVID for as long
 //! as no operator evicts the node. What is known of both is in the store, which all servers share.
 
-use citadel_identity::{crypto, csr, join_token};
+use citadel_identity::{crypto, csr, join_token, x509pop};
 use citadel_proto::log::{self, NodeAttested, entry::Kind};
+use rustls::pki_types::CertificateDer;
 use time::OffsetDateTime;
 
 use super::{Authenticator, AuthnError, Credentials};
@@ -10,6 +11,7 @@ use crate::{
     caller::{
         Authority, Caller, EXTERNAL_CLUSTER, Evidence, Method, ObjectRef, Origin, Role, unix_ms,
     },
+    config::node_of,
     log::new_entry,
     store::{NodeChange, StoreError},
 };
@@ -22,6 +24,21 @@ pub struct PresentedToken<'a> {
     /// Proves it.
     pub secret: &'a [u8],
     /// The request that the agent's SVID is asked for with: the token admits its key alone.
+    pub csr: &'a [u8],
+}
+
+/// A node's certificate as it was presented.
+#[derive(Clone, Copy)]
+pub struct PresentedCertificate<'a> {
+    /// DER, leaf first.
+    pub chain: &'a [Vec<u8>],
+    /// The challenge of the connection, which was taken for this request.
+    pub challenge: Option<[u8; x509pop::CHALLENGE_BYTES]>,
+    /// TLS `SignatureScheme`.
+    pub scheme: u16,
+    /// Over challenge and CSR.
+    pub signature: &'a [u8],
+    /// The request that the agent's SVID is asked for with.
     pub csr: &'a [u8],
 }
 
@@ -117,6 +134,86 @@ impl Authenticator {
             Method::JoinToken,
             node,
             id,
+            credentials,
+            now,
+        ))
+    }
+
+    /// Authenticates the agent of a node outside Kubernetes by the node's X.509 certificate. Each
+    /// time it is a join anew, and on record.
+    pub async fn join_by_certificate(
+        &self,
+        credentials: &Credentials,
+        presented: PresentedCertificate<'_>,
+        now: OffsetDateTime,
+    ) -> Result<Caller, AuthnError> {
+        let rejected = |reason: String| AuthnError::Rejected(reason);
+        if credentials.token.is_some() || !credentials.client_chain.is_empty() {
+            return Err(AuthnError::rejected(
+                "a node's certificate beside another credential",
+            ));
+        }
+        let Some(x509pop) = &self.x509pop else {
+            return Err(AuthnError::rejected(
+                "a node's certificate, and external.x509pop is not configured",
+            ));
+        };
+        let challenge = presented.challenge.ok_or_else(|| {
+            AuthnError::rejected("no challenge was given on this connection, or it was used")
+        })?;
+        if presented.signature.len() > x509pop::MAX_SIGNATURE {
+            return Err(AuthnError::rejected("a signature longer than any"));
+        }
+        let chain: Vec<CertificateDer<'_>> = presented
+            .chain
+            .iter()
+            .map(|der| CertificateDer::from(der.as_slice()))
+            .collect();
+        let proof = x509pop::Proof {
+            chain: &chain,
+            challenge: &challenge,
+            csr: presented.csr,
+            scheme: presented.scheme,
+            signature: presented.signature,
+        };
+        let certificate = x509pop::verify(proof, &x509pop.roots, &self.trust_domain, now)
+            .map_err(|error| rejected(format!("the node's certificate: {error}")))?;
+        let name = node_of(&x509pop.rules, &certificate)
+            .map_err(|reason| rejected(format!("the node's certificate: {reason}")))?;
+        let evidence = hex::encode(certificate.sha256);
+        // Before the node of before is ended for it.
+        csr::prove_possession(presented.csr)
+            .map_err(|error| rejected(format!("certificate {evidence}: csr: {error}")))?;
+        let uid = hex::encode(crypto::random::<16>());
+        let method = log::AuthenticationMethod::X509pop;
+        let attested = NodeAttested {
+            node: name.clone(),
+            node_uid: uid.clone(),
+            method: method.into(),
+            evidence: evidence.clone(),
+            address: credentials.address.to_string(),
+        };
+        let change = NodeChange::Attest {
+            node: name.clone(),
+            uid: uid.clone(),
+            method: i64::from(method as i32),
+            at_ms: unix_ms(now),
+        };
+        let entry = new_entry(now, Kind::NodeAttested(attested), None);
+        match self.store.change_nodes(change, entry).await {
+            Ok(_) => {}
+            Err(StoreError::NotApplied) => {
+                return Err(rejected(format!(
+                    "certificate {evidence}: node {EXTERNAL_CLUSTER}/{name} is evicted"
+                )));
+            }
+            Err(error) => return Err(unavailable(&error)),
+        }
+        let node = ObjectRef { name, uid };
+        Ok(external_caller(
+            Method::X509Pop,
+            node,
+            evidence,
             credentials,
             now,
         ))

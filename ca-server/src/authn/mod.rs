@@ -15,8 +15,8 @@ mod token_review;
 
 use std::{net::SocketAddr, sync::Arc};
 
-use citadel_identity::{bundle::BundleSet, crypto};
-pub use external::PresentedToken;
+use citadel_identity::{TrustDomain, bundle::BundleSet, crypto};
+pub use external::{PresentedCertificate, PresentedToken};
 use rustls::pki_types::CertificateDer;
 use time::OffsetDateTime;
 
@@ -26,6 +26,7 @@ use crate::{
     authz::Policy,
     caller::{Authority, BearerToken, Caller, Evidence, Method, Origin, Role, Subject},
     clusters::{ClusterHandle, Clusters},
+    config::X509PopConfig,
     store::Store,
 };
 
@@ -74,6 +75,8 @@ pub struct Authenticator {
     issuer_key_id: Vec<u8>,
     reviews: Reviews,
     proven_chains: ProvenChains,
+    x509pop: Option<X509PopConfig>,
+    trust_domain: TrustDomain,
 }
 
 impl Authenticator {
@@ -87,6 +90,7 @@ impl Authenticator {
         issuer_key_id: Vec<u8>,
     ) -> Self {
         let reviews = Reviews::default();
+        let trust_domain = policy.options().trust_domain.clone();
         Self {
             clusters,
             policy,
@@ -96,7 +100,16 @@ impl Authenticator {
             issuer_key_id,
             reviews,
             proven_chains: ProvenChains::default(),
+            trust_domain,
+            x509pop: None,
         }
+    }
+
+    /// Lets nodes in by certificates of these roots.
+    #[must_use]
+    pub fn with_x509pop(mut self, x509pop: Option<X509PopConfig>) -> Self {
+        self.x509pop = x509pop;
+        self
     }
 
     /// Authenticates the sender of a request. Where a token and a certificate are both

@@ -16,6 +16,7 @@ use super::{
     accounts::{is_label, is_subdomain},
     dns,
     entries::{self, Surroundings},
+    external,
     file::{self, File},
     store,
 };
@@ -72,6 +73,10 @@ pub(super) fn check(file: File, document: &Document) -> Result<Config, ConfigErr
         lifetimes.min,
         lifetimes.max,
     );
+    let x509pop = file
+        .external
+        .x509pop
+        .and_then(|x509pop| external::x509pop(&mut checker, x509pop));
     within(
         &mut checker,
         "max_renewal_age",
@@ -143,6 +148,7 @@ pub(super) fn check(file: File, document: &Document) -> Result<Config, ConfigErr
         agents: Accounts { accounts: agents },
         external: ExternalConfig {
             svid_ttl: external_ttl,
+            x509pop,
         },
         impersonation: Accounts {
             accounts: impersonation,

@@ -82,6 +82,25 @@ pub(super) struct Agents {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct External {
     pub(super) svid_ttl: Option<HumanDuration>,
+    pub(super) x509pop: Option<X509Pop>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct X509Pop {
+    pub(super) roots_file: PathBuf,
+    pub(super) rules: Vec<Rule>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Rule {
+    #[serde(default)]
+    pub(super) dns: Option<String>,
+    #[serde(default)]
+    pub(super) common_name: Option<String>,
+    #[serde(default)]
+    pub(super) node: Option<String>,
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]

@@ -9,7 +9,9 @@ mod args;
 mod check;
 mod dns;
 mod entries;
+mod external;
 mod file;
+mod node_names;
 mod store;
 
 use std::{net::SocketAddr, path::PathBuf};
@@ -17,11 +19,13 @@ use std::{net::SocketAddr, path::PathBuf};
 use citadel_identity::{SpiffeId, TrustDomain, selector::Selector, template::IdTemplate};
 use citadel_runtime::config::Document;
 pub use citadel_runtime::{HumanDuration, config::ConfigError, telemetry::Format};
+use rustls::pki_types::CertificateDer;
 
 pub use self::{
     accounts::{AccountRef, AdminSubject},
     args::ConfigArgs,
     file::ClusterMode,
+    node_names::{NameField, NodeRule, node_of},
 };
 
 pub(crate) use self::accounts::is_subdomain;
@@ -131,6 +135,17 @@ pub struct ExternalConfig {
     /// Lifetime of their agents' SVIDs: how long such a node may be off, or its CA, before it
     /// has to join anew.
     pub svid_ttl: HumanDuration,
+    /// Whose certificates let nodes in, if any do.
+    pub x509pop: Option<X509PopConfig>,
+}
+
+/// Nodes that prove themselves by X.509 certificates of the operator's own.
+#[derive(Clone, Debug)]
+pub struct X509PopConfig {
+    /// Their roots, DER; at least one.
+    pub roots: Vec<CertificateDer<'static>>,
+    /// How a certificate's names become a node's; at least one.
+    pub rules: Vec<NodeRule>,
 }
 
 /// Lifetimes of leaf certificates; `min ≤ default, istio_default ≤ max`.

@@ -12,12 +12,12 @@ use tonic::{Code, Request, Response, Status};
 
 use super::{
     MAX_BATCH_ITEMS,
-    front::{Front, credentials, now_ms, to_bundles},
+    front::{Front, credentials, now_ms, peer_of, to_bundles},
     refusal::Refusal,
     workload::{check_kind, wish},
 };
 use crate::{
-    authn::{Credentials, PresentedToken},
+    authn::{Credentials, PresentedCertificate, PresentedToken},
     authz::{Ask, Denied, Wish},
     caller::{BearerToken, Caller, Role},
     holders::ReportError,
@@ -25,6 +25,7 @@ use crate::{
 };
 
 pub(super) const ATTEST: &str = "citadel.v1.AgentService/AttestAgent";
+pub(super) const CHALLENGE: &str = "citadel.v1.AgentService/GetChallenge";
 pub(super) const ISSUE: &str = "citadel.v1.AgentService/IssueBatch";
 pub(super) const ENTRIES: &str = "citadel.v1.AgentService/StreamEntries";
 pub(super) const REPORT: &str = "citadel.v1.AgentService/ReportHolders";
@@ -52,21 +53,47 @@ impl AgentService for AgentApi {
         request: Request<v1::AttestAgentRequest>,
     ) -> Result<Response<v1::AttestAgentResponse>, Status> {
         let credentials = credentials(&request)?;
-        let v1::AttestAgentRequest { csr, join_token } = request.into_inner();
+        // Taken in any case: whatever becomes of this request, its challenge is used up.
+        let challenge = peer_of(&request)?.take_challenge();
+        let v1::AttestAgentRequest {
+            csr,
+            join_token,
+            certificate,
+        } = request.into_inner();
         let front = &self.0;
         front
             .serve(ATTEST, &credentials, async {
                 let now = OffsetDateTime::now_utc();
                 front.metrics.csrs(1);
-                let caller = match &join_token {
-                    None => front.caller(&credentials, now).await?,
-                    Some(token) => {
+                let caller = match (&join_token, &certificate) {
+                    (None, None) => front.caller(&credentials, now).await?,
+                    (None, Some(certificate)) => {
+                        let scheme = u16::try_from(certificate.signature_scheme);
+                        let presented = PresentedCertificate {
+                            chain: &certificate.chain,
+                            challenge,
+                            scheme: scheme.unwrap_or_default(),
+                            signature: &certificate.signature,
+                            csr: &csr,
+                        };
+                        let authenticator = &front.authenticator;
+                        let joining =
+                            authenticator.join_by_certificate(&credentials, presented, now);
+                        front.authenticated(joining).await?
+                    }
+                    (Some(_), Some(_)) => {
+                        return Err(Refusal::invalid(
+                            "join_token and certificate: present one of the two",
+                        ));
+                    }
+                    (Some(token), None) => {
                         let presented = PresentedToken {
                             id: &token.id,
                             secret: &token.secret,
                             csr: &csr,
                         };
-                        front.joined(&credentials, presented, now).await?
+                        let joining = front.authenticator.join(&credentials, presented, now);
+                        front.authenticated(joining).await?
                     }
                 };
                 let item = Item {
@@ -84,6 +111,20 @@ impl AgentService for AgentApi {
                     bundles: front.bundles(),
                     server_time_ms: now_ms(),
                 }))
+            })
+            .await
+    }
+
+    async fn get_challenge(
+        &self,
+        request: Request<v1::GetChallengeRequest>,
+    ) -> Result<Response<v1::GetChallengeResponse>, Status> {
+        let credentials = credentials(&request)?;
+        let peer = peer_of(&request)?.clone();
+        self.0
+            .serve(CHALLENGE, &credentials, async {
+                let challenge = peer.new_challenge().to_vec();
+                Ok(Response::new(v1::GetChallengeResponse { challenge }))
             })
             .await
     }

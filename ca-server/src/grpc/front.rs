@@ -17,7 +17,7 @@ use tonic::{Request, Status, metadata::MetadataMap};
 use super::{refusal::Refusal, refusals::Refusals};
 use crate::{
     admission::{Admission, Lane},
-    authn::{Authenticator, AuthnError, Credentials, PresentedToken},
+    authn::{Authenticator, AuthnError, Credentials},
     caller::{BearerToken, Caller, unix_ms},
     holders::Holders,
     issuance::{Issuance, Svid},
@@ -114,18 +114,8 @@ impl Front {
             .await
     }
 
-    /// Authenticates the agent of a node outside Kubernetes by its join token.
-    pub(super) async fn joined(
-        &self,
-        credentials: &Credentials,
-        presented: PresentedToken<'_>,
-        now: OffsetDateTime,
-    ) -> Result<Caller, Refusal> {
-        self.authenticated(self.authenticator.join(credentials, presented, now))
-            .await
-    }
-
-    async fn authenticated(
+    /// Times and counts an authentication.
+    pub(super) async fn authenticated(
         &self,
         work: impl Future<Output = Result<Caller, AuthnError>>,
     ) -> Result<Caller, Refusal> {

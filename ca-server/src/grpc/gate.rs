@@ -30,8 +30,9 @@ use super::{
 use crate::{admission::Lane, authn::AuthnError};
 
 /// The RPCs that are named in the metrics and in the log.
-const KNOWN: [&str; 21] = [
+const KNOWN: [&str; 22] = [
     agent::ATTEST,
+    agent::CHALLENGE,
     agent::ISSUE,
     agent::ENTRIES,
     agent::BUNDLES,

@@ -46,8 +46,8 @@ async fn change(store: &dyn Store, change: NodeChange) -> Result<u64, StoreError
     store.change_nodes(change, entry).await.map(|at| at.0)
 }
 
-fn refused(outcome: Result<u64, StoreError>) {
-    assert_eq!(outcome, Err(StoreError::NotApplied));
+fn refused(outcome: &Result<u64, StoreError>) {
+    assert_eq!(*outcome, Err(StoreError::NotApplied));
 }
 
 pub(super) async fn tokens_and_nodes(database: &dyn Database) {
@@ -56,7 +56,7 @@ pub(super) async fn tokens_and_nodes(database: &dyn Database) {
     // A change and its entry are one: what does not apply leaves none.
     let added = change(store, NodeChange::AddToken(token(1, "vm-1"))).await;
     assert_eq!(added, Ok(0));
-    refused(change(store, join(9, "u0")).await);
+    refused(&change(store, join(9, "u0")).await);
     assert_eq!(store.size().await, Ok(1));
     assert_eq!(store.join_token(&[1; 16]).await, Ok(Some(token(1, "vm-1"))));
     assert_eq!(store.join_token(&[9; 16]).await, Ok(None));
@@ -99,7 +99,7 @@ pub(super) async fn tokens_and_nodes(database: &dyn Database) {
     let mut expired = token(3, "vm-2");
     expired.expires_ms = NOW + 1000;
     change(store, NodeChange::AddToken(expired)).await.unwrap();
-    refused(change(store, join(3, "u5")).await);
+    refused(&change(store, join(3, "u5")).await);
     change(store, NodeChange::AddToken(token(4, "vm-2")))
         .await
         .unwrap();
@@ -108,8 +108,8 @@ pub(super) async fn tokens_and_nodes(database: &dyn Database) {
         at_ms: NOW + 3000,
     };
     change(store, revoke()).await.unwrap();
-    refused(change(store, revoke()).await);
-    refused(change(store, join(4, "u6")).await);
+    refused(&change(store, revoke()).await);
+    refused(&change(store, join(4, "u6")).await);
     assert_eq!(store.external_node("vm-2").await, Ok(None));
 
     // An eviction ends the node and its open tokens, and stays until it is taken back.
@@ -117,18 +117,33 @@ pub(super) async fn tokens_and_nodes(database: &dyn Database) {
         .await
         .unwrap();
     change(store, evict("vm-1")).await.unwrap();
-    refused(change(store, evict("vm-1")).await);
-    refused(change(store, join(5, "u7")).await);
-    refused(change(store, NodeChange::AddToken(token(6, "vm-1"))).await);
+    refused(&change(store, evict("vm-1")).await);
+    refused(&change(store, join(5, "u7")).await);
+    refused(&change(store, NodeChange::AddToken(token(6, "vm-1"))).await);
     let node = store.external_node("vm-1").await.unwrap().unwrap();
     assert_eq!(node.evicted_ms, Some(NOW + 2000));
     change(store, admit("vm-1")).await.unwrap();
-    refused(change(store, admit("vm-1")).await);
-    refused(change(store, join(5, "u8")).await);
+    refused(&change(store, admit("vm-1")).await);
+    refused(&change(store, join(5, "u8")).await);
     change(store, NodeChange::AddToken(token(6, "vm-1")))
         .await
         .unwrap();
     change(store, join(6, "u9")).await.unwrap();
+    // One that proves itself otherwise, and is another one each time.
+    let attest = |uid: &str| NodeChange::Attest {
+        node: "vm-9".into(),
+        uid: uid.into(),
+        method: 6,
+        at_ms: NOW,
+    };
+    for uid in ["x1", "x2"] {
+        change(store, attest(uid)).await.unwrap();
+        let node = store.external_node("vm-9").await.unwrap().unwrap();
+        assert_eq!((node.uid.as_str(), node.method), (uid, 6));
+    }
+    change(store, evict("vm-9")).await.unwrap();
+    refused(&change(store, attest("x3")).await);
+    change(store, admit("vm-9")).await.unwrap();
     // One that never joined.
     change(store, evict("vm-0")).await.unwrap();
     let names = async |after: &str| {

@@ -87,6 +87,17 @@ pub enum NodeChange {
         /// Now.
         at_ms: i64,
     },
+    /// Lets a node in that proved itself otherwise; not one that is evicted.
+    Attest {
+        /// The node.
+        node: String,
+        /// What it is known by from now on.
+        uid: String,
+        /// `citadel.log.v1.AuthenticationMethod`.
+        method: i64,
+        /// Now.
+        at_ms: i64,
+    },
     /// Ends a node and its open tokens, known or not; not one that is evicted already.
     Evict {
         /// The node.
@@ -151,6 +162,8 @@ pub(super) const NODES: &str = "SELECT name, uid, method, attested_ms, evicted_m
 
 impl NodeChange {
     pub(super) fn steps(&self) -> Vec<Step<'_>> {
+        use Arg::{Bytes, Int, Text};
+
         let must = |sql, args| Step {
             sql,
             args,
@@ -161,7 +174,6 @@ impl NodeChange {
             args,
             must: false,
         };
-        use Arg::{Bytes, Int, Text};
         match self {
             Self::AddToken(token) => vec![
                 may(
@@ -220,6 +232,25 @@ impl NodeChange {
                     ],
                 ),
             ],
+            Self::Attest {
+                node,
+                uid,
+                method,
+                at_ms,
+            } => vec![must(
+                "INSERT INTO external_nodes (name, uid, method, attested_ms) \
+                 SELECT $1, $2, $3, $4 WHERE (SELECT count(*) FROM external_nodes) < $5 \
+                 ON CONFLICT (name) DO UPDATE SET uid = excluded.uid, \
+                   method = excluded.method, attested_ms = excluded.attested_ms \
+                 WHERE external_nodes.evicted_ms IS NULL",
+                vec![
+                    Text(node),
+                    Text(uid),
+                    Int(*method),
+                    Int(*at_ms),
+                    Int(MAX_NODES),
+                ],
+            )],
             Self::Evict { node, at_ms } => vec![
                 must(
                     "INSERT INTO external_nodes (name, uid, method, attested_ms, evicted_ms) \

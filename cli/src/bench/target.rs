@@ -140,6 +140,7 @@ pub(crate) async fn attest(
     let request = AttestAgentRequest {
         csr,
         join_token: None,
+        certificate: None,
     };
     let call = Call::new(ATTEST_AGENT, Some(token), &request);
     let refused = |error: CallError| {

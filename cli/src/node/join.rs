@@ -57,7 +57,7 @@ impl JoinArgs {
             cluster: String::new(),
             knows_containers: false,
         };
-        let external = Arc::new(External::joining(folder, token));
+        let external = Arc::new(External::with_token(folder, token));
         let session = Session::new(
             config,
             Credential::External(external),

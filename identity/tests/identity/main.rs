@@ -15,3 +15,4 @@ mod profiles;
 mod support;
 mod tls;
 mod verification;
+mod x509pop;

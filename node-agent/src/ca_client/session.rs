@@ -10,10 +10,15 @@ use std::{
 };
 
 use async_trait::async_trait;
-use citadel_identity::{SpiffeId, TrustDomain, key::WorkloadKey, tls::Trust};
+use citadel_identity::{
+    SpiffeId, TrustDomain,
+    key::WorkloadKey,
+    tls::Trust,
+    x509pop::{self, NodeKey},
+};
 use citadel_proto::v1::{
-    AttestAgentRequest, AttestAgentResponse, EntriesUpdate, IssueBatchRequest, IssueItem,
-    JoinToken, agent_service_client::AgentServiceClient,
+    AttestAgentRequest, AttestAgentResponse, EntriesUpdate, GetChallengeRequest, IssueBatchRequest,
+    IssueItem, JoinToken, NodeCertificate, agent_service_client::AgentServiceClient,
 };
 use citadel_runtime::{
     ShutdownSignal,
@@ -36,7 +41,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    external::{self, External},
+    external::{self, External, Joining},
     metrics::Metrics,
     secrets::timing,
 };
@@ -323,11 +328,10 @@ impl Session {
             self.rest(svid.renews_in(), &mut failures).await;
         }
         loop {
-            if held.as_ref().is_none_or(|svid| svid.has_expired()) || svid_refused {
-                if let Some(kept) = self.kept_svid(&mut seen, held.as_deref()) {
-                    held = Some(kept);
-                    svid_refused = false;
-                }
+            let useless = held.as_ref().is_none_or(|svid| svid.has_expired()) || svid_refused;
+            if useless && let Some(kept) = self.kept_svid(&mut seen, held.as_deref()) {
+                held = Some(kept);
+                svid_refused = false;
             }
             // By turns, so that neither a dead SVID nor an unreadable token is the end. A join
             // token works once: there is no turn for it while the SVID may do.
@@ -422,23 +426,39 @@ impl Session {
         let local = |error: &dyn std::fmt::Display| AttestError::Local(error.to_string());
         let joining = match &self.credential {
             Credential::External(external) if by_svid.is_none() => {
-                let token = external.token(&self.config.trust_domain);
-                Some(token.map_err(|error| local(&error))?)
+                let joining = external.joining(&self.config.trust_domain);
+                Some(joining.map_err(|error| local(&error))?)
             }
             _ => None,
         };
         let key = match &joining {
-            Some((_, key)) => Arc::clone(key),
-            None => Arc::new(WorkloadKey::generate().map_err(|error| local(&error))?),
+            Some(Joining::Token(_, key)) => Arc::clone(key),
+            _ => Arc::new(WorkloadKey::generate().map_err(|error| local(&error))?),
         };
         let csr = key.csr().map_err(|error| local(&error))?;
-        let join_token = joining.as_ref().map(|(token, _)| {
-            let mut shown = JoinToken::default();
-            shown.id = token.id.to_vec();
-            shown.secret = token.secret.to_vec();
-            shown
-        });
-        let mut request = Request::new(AttestAgentRequest { csr, join_token });
+        let channel = match &joining {
+            Some(Joining::Token(token, _)) => self.channel_to(token)?,
+            _ => self.channel(by_svid.clone())?,
+        };
+        let mut client = AgentServiceClient::new(channel);
+        let mut shown = AttestAgentRequest {
+            csr,
+            ..AttestAgentRequest::default()
+        };
+        match &joining {
+            None => {}
+            Some(Joining::Token(token, _)) => {
+                let mut join_token = JoinToken::default();
+                join_token.id = token.id.to_vec();
+                join_token.secret = token.secret.to_vec();
+                shown.join_token = Some(join_token);
+            }
+            Some(Joining::Certificate(chain, key)) => {
+                let proof = prove(&mut client, chain, key, &shown.csr).await?;
+                shown.certificate = Some(proof);
+            }
+        }
+        let mut request = Request::new(shown);
         if let (None, Credential::Token(source)) = (&by_svid, &self.credential) {
             let token = source.token().map_err(|error| local(&error))?;
             let bearer = Zeroizing::new(format!("Bearer {}", token.as_str()));
@@ -452,11 +472,6 @@ impl Session {
                 .map_err(|_| local(&"the cluster's name is no header value"))?;
             request.metadata_mut().insert("clusterid", value);
         }
-        let channel = match &joining {
-            Some((token, _)) => self.channel_to(token)?,
-            None => self.channel(by_svid)?,
-        };
-        let mut client = AgentServiceClient::new(channel);
         let asked = self.clock.now();
         let answer = tokio::time::timeout(ATTEST_DEADLINE, client.attest_agent(request))
             .await
@@ -488,7 +503,10 @@ impl Session {
         if let (Credential::External(external), Some(chain), Some(own)) =
             (&self.credential, chain, own)
         {
-            let token = joining.as_ref().map(|(token, _)| token);
+            let token = match &joining {
+                Some(Joining::Token(token, _)) => Some(token),
+                _ => None,
+            };
             let addresses = match token {
                 Some(token) => token.ca_addresses.clone(),
                 None => self
@@ -602,6 +620,30 @@ impl Ca for Session {
             server_time_ms: answer.server_time_ms,
         })
     }
+}
+
+/// Proves the node's certificate by a challenge of this connection.
+async fn prove(
+    client: &mut AgentServiceClient<Channel>,
+    chain: &[Vec<u8>],
+    key: &NodeKey,
+    csr: &[u8],
+) -> Result<NodeCertificate, AttestError> {
+    let asked = client.get_challenge(GetChallengeRequest {});
+    let answer = tokio::time::timeout(ATTEST_DEADLINE, asked)
+        .await
+        .map_err(|_| CaError::Unreachable("no answer in time".to_owned()))?;
+    let answer = answer.map_err(|status| error_of(&status))?.into_inner();
+    let challenge = <[u8; x509pop::CHALLENGE_BYTES]>::try_from(answer.challenge.as_slice())
+        .map_err(|_| CaError::Other("a challenge of another size".to_owned()))?;
+    let (scheme, signature) = key
+        .sign(&challenge, csr)
+        .map_err(|error| AttestError::Local(error.to_string()))?;
+    Ok(NodeCertificate {
+        chain: chain.to_vec(),
+        signature_scheme: scheme.into(),
+        signature,
+    })
 }
 
 fn is_refusal(status: &Status) -> bool {

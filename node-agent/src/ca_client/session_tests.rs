@@ -8,9 +8,9 @@ use citadel_identity::{
     verify,
 };
 use citadel_proto::v1::{
-    EntriesUpdate, EntryRecord, HoldersReport, IssueBatchResponse, ReportHoldersRequest,
-    ReportHoldersResponse, StreamEntriesRequest, StreamTrustBundlesRequest, TrustBundle,
-    TrustBundlesUpdate, X509Svid,
+    EntriesUpdate, EntryRecord, GetChallengeRequest, GetChallengeResponse, HoldersReport,
+    IssueBatchResponse, ReportHoldersRequest, ReportHoldersResponse, StreamEntriesRequest,
+    StreamTrustBundlesRequest, TrustBundle, TrustBundlesUpdate, X509Svid,
     agent_service_server::{AgentService, AgentServiceServer},
 };
 use citadel_runtime::{
@@ -120,6 +120,13 @@ impl AgentService for TestCa {
             bundles: self.bundles.borrow().bundles.clone(),
             server_time_ms: now_ms(),
         }))
+    }
+
+    async fn get_challenge(
+        &self,
+        _: Request<GetChallengeRequest>,
+    ) -> Result<Response<GetChallengeResponse>, Status> {
+        Err(Status::unimplemented("no node joins by a certificate here"))
     }
 
     async fn issue_batch(

@@ -20,6 +20,18 @@ pub struct ExternalConfig {
     pub state_dir: PathBuf,
     /// File with a join token, used once; `citadel node join` needs none.
     pub join_token_file: Option<PathBuf>,
+    /// The node's own X.509 certificate, in place of a token.
+    pub x509pop: Option<CertificateFiles>,
+}
+
+/// A certificate with its key, in PEM; read again for each use.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CertificateFiles {
+    /// The chain, leaf first.
+    pub certificate_file: PathBuf,
+    /// Its private key.
+    pub key_file: PathBuf,
 }
 
 impl Default for ExternalConfig {
@@ -27,6 +39,7 @@ impl Default for ExternalConfig {
         Self {
             state_dir: DEFAULT_STATE_DIR.into(),
             join_token_file: None,
+            x509pop: None,
         }
     }
 }
@@ -52,6 +65,13 @@ impl ExternalConfig {
                 "write one like /var/lib/citadel-agent",
             );
             return None;
+        }
+        if self.join_token_file.is_some() && self.x509pop.is_some() {
+            check.problem(
+                "external.x509pop",
+                "is set beside external.join_token_file",
+                "keep one of the two",
+            );
         }
         let kept = match StateFolder::at(&self.state_dir).read() {
             Ok(kept) => kept,
@@ -91,10 +111,9 @@ impl ExternalConfig {
 
     /// The credential.
     pub(crate) fn open(&self) -> Result<External, super::StateError> {
-        External::open(
-            StateFolder::open(&self.state_dir)?,
-            self.join_token_file.clone(),
-        )
+        let folder = StateFolder::open(&self.state_dir)?;
+        let external = External::open(folder, self.join_token_file.clone())?;
+        Ok(external.with_certificate(self.x509pop.clone()))
     }
 }
 

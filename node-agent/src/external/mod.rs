@@ -12,14 +12,15 @@ use std::{
 
 use citadel_identity::{
     TrustDomain,
-    bundle::{Bundle, BundleSet},
+    bundle::{self, Bundle, BundleSet},
     join_token::{self, JoinToken},
     key::WorkloadKey,
+    x509pop::NodeKey,
 };
 use zeroize::Zeroizing;
 
 pub(crate) use config::addresses;
-pub use config::{DEFAULT_STATE_DIR, ExternalConfig, Known};
+pub use config::{CertificateFiles, DEFAULT_STATE_DIR, ExternalConfig, Known};
 pub use state::{Kept, StateError, StateFolder};
 
 /// What the operator of a node is told to do once its agent can't prove itself any more.
@@ -31,7 +32,16 @@ pub const JOIN_ANEW: &str = "make a token at the CA (`citadel node token create 
 pub struct External {
     folder: StateFolder,
     token_file: Option<PathBuf>,
+    certificate: Option<CertificateFiles>,
     inner: Mutex<Inner>,
+}
+
+/// What the node joins by.
+pub(crate) enum Joining {
+    /// A token, and the key that it is shown with.
+    Token(JoinToken, Arc<WorkloadKey>),
+    /// Its own certificate, DER, leaf first.
+    Certificate(Vec<Vec<u8>>, NodeKey),
 }
 
 #[derive(Debug, Default)]
@@ -53,6 +63,14 @@ pub enum ExternalError {
     /// The file with the join token can't be used.
     #[error("join token file {path}: {reason}")]
     TokenFile {
+        /// Which file.
+        path: String,
+        /// Why.
+        reason: String,
+    },
+    /// The node's certificate can't be used.
+    #[error("{path}: {reason}")]
+    Certificate {
         /// Which file.
         path: String,
         /// Why.
@@ -89,6 +107,7 @@ impl External {
         Ok(Self {
             folder,
             token_file,
+            certificate: None,
             inner: Mutex::new(Inner {
                 kept,
                 ..Inner::default()
@@ -96,11 +115,31 @@ impl External {
         })
     }
 
+    /// To join by this certificate, where there is one.
+    #[must_use]
+    pub fn with_certificate(self, certificate: Option<CertificateFiles>) -> Self {
+        Self {
+            certificate,
+            ..self
+        }
+    }
+
+    /// What to join by now.
+    pub(crate) fn joining(&self, trust_domain: &TrustDomain) -> Result<Joining, ExternalError> {
+        match &self.certificate {
+            Some(files) => files.read(),
+            None => self
+                .token(trust_domain)
+                .map(|(token, key)| Joining::Token(token, key)),
+        }
+    }
+
     /// To join with this token, whatever the folder holds.
-    pub fn joining(folder: StateFolder, token: JoinToken) -> Self {
+    pub fn with_token(folder: StateFolder, token: JoinToken) -> Self {
         Self {
             folder,
             token_file: None,
+            certificate: None,
             inner: Mutex::new(Inner {
                 given: Some(token),
                 ..Inner::default()
@@ -117,7 +156,7 @@ impl External {
     }
 
     /// The token to join with now, and the key to ask for.
-    pub(crate) fn token(
+    fn token(
         &self,
         trust_domain: &TrustDomain,
     ) -> Result<(JoinToken, Arc<WorkloadKey>), ExternalError> {
@@ -213,6 +252,39 @@ impl Kept {
     pub(crate) fn bundles(&self) -> BundleSet {
         let authorities = self.authorities.iter().cloned().map(Into::into).collect();
         BundleSet::from(Bundle::new(self.trust_domain.clone(), authorities))
+    }
+}
+
+/// Bytes of a file with a certificate or a key at most.
+const MAX_FILE: u64 = 256 * 1024;
+
+impl CertificateFiles {
+    fn read(&self) -> Result<Joining, ExternalError> {
+        let text = bounded(&self.certificate_file)?;
+        let chain = bundle::certificates_from_pem(&text)
+            .map_err(|error| unusable(&self.certificate_file, &error))?;
+        if chain.is_empty() {
+            return Err(unusable(&self.certificate_file, &"no certificate in it"));
+        }
+        let key = bounded(&self.key_file)?;
+        let key = NodeKey::from_pem(&key).map_err(|error| unusable(&self.key_file, &error))?;
+        let chain = chain.iter().map(|der| der.as_ref().to_vec()).collect();
+        Ok(Joining::Certificate(chain, key))
+    }
+}
+
+fn bounded(path: &Path) -> Result<Zeroizing<Vec<u8>>, ExternalError> {
+    let mut bytes = Zeroizing::new(Vec::new());
+    File::open(path)
+        .and_then(|file| file.take(MAX_FILE).read_to_end(&mut bytes))
+        .map_err(|error| unusable(path, &error))?;
+    Ok(bytes)
+}
+
+fn unusable(path: &Path, error: &dyn std::fmt::Display) -> ExternalError {
+    ExternalError::Certificate {
+        path: path.display().to_string(),
+        reason: error.to_string(),
     }
 }
 

@@ -7,6 +7,30 @@ pub struct AttestAgentRequest {
     /// Of a node outside Kubernetes, in place of every other credential.
     #[prost(message, optional, tag = "2")]
     pub join_token: ::core::option::Option<JoinToken>,
+    /// The same; after GetChallenge on this connection.
+    #[prost(message, optional, tag = "3")]
+    pub certificate: ::core::option::Option<NodeCertificate>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetChallengeRequest {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetChallengeResponse {
+    /// 32 random bytes.
+    #[prost(bytes = "vec", tag = "1")]
+    pub challenge: ::prost::alloc::vec::Vec<u8>,
+}
+/// A node's own X.509 certificate, with the proof that the sender has its key.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct NodeCertificate {
+    /// DER, leaf first.
+    #[prost(bytes = "vec", repeated, tag = "1")]
+    pub chain: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+    /// TLS SignatureScheme: ECDSA, Ed25519 or RSA-PSS.
+    #[prost(uint32, tag = "2")]
+    pub signature_scheme: u32,
+    /// Over `citadel x509pop 1`, a zero byte, the challenge, and the SHA-256 of the CSR.
+    #[prost(bytes = "vec", tag = "3")]
+    pub signature: ::prost::alloc::vec::Vec<u8>,
 }
 /// What a join token proves itself by. Never logged, never recorded.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -703,7 +727,7 @@ pub mod agent_service_client {
         /// Proves that the caller is the agent of its node and issues the agent's SVID
         /// (spiffe://<trust domain>/citadel/agent/<cluster>/<node>). Authenticated by
         /// the agent's pod-bound token, by its current SVID (renewal), or by the join token
-        /// of a node outside Kubernetes.
+        /// or the certificate of a node outside Kubernetes.
         pub async fn attest_agent(
             &mut self,
             request: impl tonic::IntoRequest<super::AttestAgentRequest>,
@@ -726,6 +750,32 @@ pub mod agent_service_client {
             let mut req = request.into_request();
             req.extensions_mut()
                 .insert(GrpcMethod::new("citadel.v1.AgentService", "AttestAgent"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// A challenge for the agent of a node outside Kubernetes that proves itself by the
+        /// node's X.509 certificate: good for one AttestAgent on the same connection.
+        pub async fn get_challenge(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetChallengeRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetChallengeResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/citadel.v1.AgentService/GetChallenge",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("citadel.v1.AgentService", "GetChallenge"));
             self.inner.unary(req, path, codec).await
         }
         /// Issues SVIDs for what runs on the agent's node. Authenticated by the agent's
@@ -851,12 +901,21 @@ pub mod agent_service_server {
         /// Proves that the caller is the agent of its node and issues the agent's SVID
         /// (spiffe://<trust domain>/citadel/agent/<cluster>/<node>). Authenticated by
         /// the agent's pod-bound token, by its current SVID (renewal), or by the join token
-        /// of a node outside Kubernetes.
+        /// or the certificate of a node outside Kubernetes.
         async fn attest_agent(
             &self,
             request: tonic::Request<super::AttestAgentRequest>,
         ) -> std::result::Result<
             tonic::Response<super::AttestAgentResponse>,
+            tonic::Status,
+        >;
+        /// A challenge for the agent of a node outside Kubernetes that proves itself by the
+        /// node's X.509 certificate: good for one AttestAgent on the same connection.
+        async fn get_challenge(
+            &self,
+            request: tonic::Request<super::GetChallengeRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetChallengeResponse>,
             tonic::Status,
         >;
         /// Issues SVIDs for what runs on the agent's node. Authenticated by the agent's
@@ -1014,6 +1073,51 @@ pub mod agent_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = AttestAgentSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/citadel.v1.AgentService/GetChallenge" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetChallengeSvc<T: AgentService>(pub Arc<T>);
+                    impl<
+                        T: AgentService,
+                    > tonic::server::UnaryService<super::GetChallengeRequest>
+                    for GetChallengeSvc<T> {
+                        type Response = super::GetChallengeResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetChallengeRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AgentService>::get_challenge(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetChallengeSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -4,11 +4,11 @@ use std::{
     fmt, io,
     net::SocketAddr,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
 };
 
-use citadel_identity::{SpiffeId, verify};
+use citadel_identity::{SpiffeId, crypto, verify};
 use rustls::pki_types::CertificateDer;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -36,7 +36,11 @@ pub struct PeerInfo {
     /// The SPIFFE ID of that chain's leaf, read once for all requests.
     pub client_id: Option<SpiffeId>,
     last_use: Arc<LastUse>,
+    challenge: Arc<Mutex<Option<Challenge>>>,
 }
+
+/// What a client of one connection has to sign.
+type Challenge = [u8; 32];
 
 /// A connection whose handshake is complete. Its place among the limits is free again once
 /// it is dropped.
@@ -106,7 +110,26 @@ impl PeerInfo {
             client_chain,
             client_id,
             last_use: Arc::new(LastUse::now()),
+            challenge: Arc::default(),
         }
+    }
+
+    /// A new challenge for this connection, in place of the one before.
+    pub fn new_challenge(&self) -> [u8; 32] {
+        let challenge = crypto::random();
+        *self.challenge() = Some(challenge);
+        challenge
+    }
+
+    /// The connection's challenge, which is used up with this.
+    pub fn take_challenge(&self) -> Option<[u8; 32]> {
+        self.challenge().take()
+    }
+
+    fn challenge(&self) -> MutexGuard<'_, Option<Challenge>> {
+        self.challenge
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// To be called for each request: a connection without a client certificate is closed

@@ -15,10 +15,11 @@ use citadel_proto::v1::admin_service_client::AdminServiceClient;
 use citadel_proto::v1::agent_service_client::AgentServiceClient;
 use citadel_proto::v1::workload_service_client::WorkloadServiceClient;
 use citadel_proto::v1::{
-    AttestAgentRequest, AttestAgentResponse, EntriesUpdate, GetServerInfoRequest, HoldersReport,
-    IssueBatchRequest, IssueBatchResponse, IssueItem, IssueSvidRequest, IssueSvidResponse,
-    ListHoldersRequest, ListHoldersResponse, ReportHoldersRequest, ServerInfo,
-    StreamEntriesRequest, StreamTrustBundlesRequest, TrustBundlesUpdate,
+    AttestAgentRequest, AttestAgentResponse, EntriesUpdate, GetChallengeRequest,
+    GetServerInfoRequest, HoldersReport, IssueBatchRequest, IssueBatchResponse, IssueItem,
+    IssueSvidRequest, IssueSvidResponse, ListHoldersRequest, ListHoldersResponse,
+    ReportHoldersRequest, ServerInfo, StreamEntriesRequest, StreamTrustBundlesRequest,
+    TrustBundlesUpdate,
 };
 use tonic::metadata::AsciiMetadataValue;
 use tonic::transport::{Channel, Endpoint};
@@ -189,6 +190,14 @@ impl Client {
             .attest_agent(self.request(request))
             .await?
             .into_inner())
+    }
+
+    /// `citadel.v1.AgentService/GetChallenge`.
+    pub async fn challenge(&self) -> Result<Vec<u8>, Status> {
+        let mut service = AgentServiceClient::new(self.channel.clone());
+        let request = self.request(GetChallengeRequest {});
+        let answer = service.get_challenge(request).await?.into_inner();
+        Ok(answer.challenge)
     }
 
     /// `citadel.v1.AgentService/IssueBatch`.

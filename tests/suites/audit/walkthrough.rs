@@ -5,7 +5,7 @@ use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use citadel_tests::dir::TestDir;
-use citadel_tests::parts::program;
+use citadel_tests::document::{Here, commands, path, shell_blocks};
 use serde_json::Value;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -24,7 +24,7 @@ struct Auditor<'a> {
     scene: &'a Scene<'a>,
     dir: TestDir,
     /// What stands in the document, and what it is here.
-    here: Vec<(&'static str, String)>,
+    here: Here,
 }
 
 impl<'a> Auditor<'a> {
@@ -46,7 +46,7 @@ impl<'a> Auditor<'a> {
         };
         let place = |name: &str| dir.join(name).display().to_string();
         std::fs::create_dir(dir.join("restored")).unwrap();
-        let here = vec![
+        let here = [
             ("2026-11-26T14:00:00Z", at(-time::Duration::HOUR)),
             ("2026-11-26T15:00:00Z", at(time::Duration::HOUR)),
             (
@@ -57,25 +57,22 @@ impl<'a> Auditor<'a> {
             ("/backup/2026-11-26", place("backup")),
             ("/var/lib/citadel", place("restored")),
         ];
-        Self { scene, dir, here }
+        let here = here.map(|(there, here)| (there.to_owned(), here));
+        Self {
+            scene,
+            dir,
+            here: Here(here.into()),
+        }
     }
 
     fn shell(&self, command: &str) -> Command {
-        let command = self
-            .here
-            .iter()
-            .fold(command.to_owned(), |text, (there, here)| {
-                text.replace(there, here)
-            });
+        let command = self.here.put(command);
         let store = format!("sqlite:{}", self.scene.ca.database().display());
-        let programs = program("citadel");
-        let programs = programs.parent().unwrap().display().to_string();
-        let path = format!("{programs}:{}", std::env::var("PATH").unwrap());
         let mut shell = Command::new("bash");
         shell
             .args(["-euo", "pipefail", "-c", &command])
             .current_dir(self.dir.path())
-            .env("PATH", path)
+            .env("PATH", path(&[]))
             .env("CITADEL_STORE", store)
             .env("CURL_HOME", self.dir.path())
             .stdin(Stdio::null())
@@ -107,27 +104,6 @@ impl<'a> Auditor<'a> {
     }
 }
 
-/// The commands of the document's shell blocks, in their order.
-fn commands() -> Vec<String> {
-    let mut commands = Vec::new();
-    let mut open = None::<String>;
-    let mut in_shell = false;
-    for line in DOCUMENT.lines() {
-        if line.starts_with("```") {
-            in_shell = line == "```sh";
-        } else if in_shell {
-            let command = open.take().map_or_else(String::new, |begun| begun + "\n");
-            let command = command + line;
-            if command.ends_with('\\') {
-                open = Some(command);
-            } else if !command.trim().is_empty() {
-                commands.push(command);
-            }
-        }
-    }
-    commands
-}
-
 #[tokio::test]
 async fn every_command_of_the_document_does_what_it_says() {
     let scene = Scene::with(|ca| {
@@ -141,7 +117,7 @@ async fn every_command_of_the_document_does_what_it_says() {
     covered(&scene, svids[2].log_index).await;
     let mut auditor = Auditor::of(&scene);
 
-    let commands = commands();
+    let commands = commands(&shell_blocks(DOCUMENT));
     assert!(commands.len() >= 12, "{commands:#?}");
     // What a person reads off the first answer.
     let found = auditor
@@ -157,9 +133,8 @@ async fn every_command_of_the_document_does_what_it_says() {
         ("POD_UID", &newest["origin"]["pod_uid"]),
         ("SHA256", &newest["spki_sha256"]),
     ] {
-        auditor
-            .here
-            .push((there, here.as_str().unwrap().to_owned()));
+        let here = here.as_str().unwrap().to_owned();
+        auditor.here.0.push((there.to_owned(), here));
     }
     for command in &commands {
         let output = if command.ends_with(" -f") || command.contains(" watch ") {

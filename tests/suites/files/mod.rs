@@ -1,44 +1,30 @@
 //! `docs/agent.md`: every recipe that it shows, as it stands there, with the real server, over
 //! two renewals. Places, ports and users of its examples are put in place of the testbed's.
 
-mod document;
 mod recipes;
 
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use citadel_tests::dir::TestDir;
-use citadel_tests::parts::{part, program};
-use citadel_tests::{ports, wait};
+use citadel_tests::parts::part;
+use citadel_tests::{document, ports, wait};
 use tokio::process::Command;
 use tokio::time::timeout;
 
 /// A debug build's renewals, on a machine that may be busy.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// What stands in the document, and what it is here.
-struct Here(Vec<(String, String)>);
+const DOCUMENT: &str = include_str!("../../../docs/agent.md");
 
-impl Here {
-    fn put(&self, text: &str) -> String {
-        self.0.iter().fold(text.to_owned(), |text, (there, here)| {
-            text.replace(there.as_str(), here)
-        })
-    }
+/// The first block of a language under a heading of the document.
+fn first(heading: &str, language: &str) -> String {
+    document::first(DOCUMENT, heading, language)
 }
 
 /// `PATH` with this workspace's programs and the servers.
 fn path() -> String {
-    let citadel = program("citadel");
-    let ours = citadel.parent().unwrap().display();
-    let postgres = part("POSTGRES");
-    let servers = part("SERVERS");
-    let system = std::env::var("PATH").unwrap();
-    format!(
-        "{ours}:{}:{}:{system}",
-        postgres.display(),
-        servers.display()
-    )
+    document::path(&[part("POSTGRES"), part("SERVERS")])
 }
 
 /// Runs a command of the document to its end.

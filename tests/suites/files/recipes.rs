@@ -2,6 +2,7 @@
 
 use citadel_tests::citadel::Agent;
 use citadel_tests::dir::TestDir;
+use citadel_tests::document::Here;
 use citadel_tests::postgres::Postgres;
 use citadel_tests::process::{Launch, Process};
 use citadel_tests::{secrets, wait};
@@ -9,8 +10,7 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
-use super::document::{entries, first};
-use super::{DEADLINE, Here, path, port, renews_twice, shell};
+use super::{DEADLINE, first, path, port, renews_twice, shell};
 use crate::node::Node;
 
 /// A certificate's lifetime: each server has to load a new one every few seconds.
@@ -95,7 +95,7 @@ async fn every_recipe_of_the_document_works() {
             rules["files"].as_array().unwrap().clone()
         })
         .collect();
-    let entries = yaml(&entries())["entries"].clone();
+    let entries = yaml(&first("# Certificates", "yaml"))["entries"].clone();
     let java = tokio::spawn(is_posted_to(hook, dir.join("app/svid.p12")));
     let node = Node::with(
         "node-1",

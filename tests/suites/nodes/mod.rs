@@ -1,8 +1,11 @@
 //! Nodes outside Kubernetes: a CA that serves no cluster at all, and agents of virtual machines.
 
+mod document;
+mod envoy;
 mod evicted;
 mod join;
 mod refused;
+mod x509pop;
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -184,6 +187,7 @@ fn showing(token: &str, csr: &Csr) -> AttestAgentRequest {
     AttestAgentRequest {
         csr: csr.der.clone(),
         join_token: Some(shown),
+        certificate: None,
     }
 }
 

@@ -9,9 +9,10 @@ use std::task::{Context, Poll};
 use citadel_proto::v1::agent_service_server::{AgentService, AgentServiceServer};
 use citadel_proto::v1::issue_result::Outcome;
 use citadel_proto::v1::{
-    AttestAgentRequest, AttestAgentResponse, EntriesUpdate, EntryRecord, IssueBatchRequest,
-    IssueBatchResponse, IssueResult, ReportHoldersRequest, ReportHoldersResponse,
-    StreamEntriesRequest, StreamTrustBundlesRequest, TrustBundle, TrustBundlesUpdate, X509Svid,
+    AttestAgentRequest, AttestAgentResponse, EntriesUpdate, EntryRecord, GetChallengeRequest,
+    GetChallengeResponse, IssueBatchRequest, IssueBatchResponse, IssueResult, ReportHoldersRequest,
+    ReportHoldersResponse, StreamEntriesRequest, StreamTrustBundlesRequest, TrustBundle,
+    TrustBundlesUpdate, X509Svid,
 };
 use citadel_tests::client::Identity;
 use citadel_tests::dir::TestDir;
@@ -218,6 +219,13 @@ impl AgentService for Service {
             bundles: self.bundles(),
             server_time_ms: now_ms(),
         }))
+    }
+
+    async fn get_challenge(
+        &self,
+        _: Request<GetChallengeRequest>,
+    ) -> Result<Response<GetChallengeResponse>, Status> {
+        Err(Status::unimplemented("no node joins by a certificate here"))
     }
 
     async fn issue_batch(
