@@ -31,6 +31,10 @@ async fn an_agent_killed_under_load_has_fresh_secrets_at_once() {
         .await;
     }
     println!("from kill -9 to fresh secrets: {took:?}");
+    // Envoys come back after a pause of theirs, and renew with the others from then on.
+    for _ in 0..2 {
+        scene.renewed().await;
+    }
     let seen = scene.traffic.stop().await;
     seen.none_failed();
     assert!(seen.client_serials.len() >= 2, "{:?}", seen.client_serials);
