@@ -37,6 +37,7 @@ mod postgres;
 mod replicas;
 mod sds_protocol;
 mod secrets;
+mod streams;
 mod support;
 mod testbed;
 mod trust;
