@@ -92,6 +92,8 @@ pub(super) struct Table {
     waiting: Quota,
     tokens: Quota,
     prepared: Prepared,
+    /// How many were prepared and not asked for yet.
+    unused: usize,
 }
 
 /// What became of secrets that were made ready ahead of need.
@@ -115,7 +117,13 @@ impl Table {
             waiting: Quota::new(WAITING, usize::MAX),
             tokens: Quota::new(TOKENS.0, TOKENS.1),
             prepared: Prepared::default(),
+            unused: 0,
         }
+    }
+
+    /// How many secrets there are, with those that are awaited.
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
     }
 
     pub(super) fn values(&self) -> impl Iterator<Item = &Entry> {
@@ -142,6 +150,7 @@ impl Table {
             entry.idle_since = None;
             if entry.prepared_until.take().is_some() {
                 self.prepared.used += 1;
+                self.unused -= 1;
             }
             return Ok(entry.state.subscribe());
         }
@@ -158,7 +167,7 @@ impl Table {
         now: Instant,
     ) -> bool {
         let key = wanted.key.clone();
-        if self.entries.contains_key(&key) || self.waiting_for_use() >= limit {
+        if self.entries.contains_key(&key) || self.unused >= limit {
             return false;
         }
         if self.make(wanted, now).is_err() {
@@ -167,14 +176,14 @@ impl Table {
         if let Some(entry) = self.entries.get_mut(&key) {
             entry.prepared_until = Some(until);
             self.prepared.made += 1;
+            self.unused += 1;
         }
         true
     }
 
     /// How many were prepared and not asked for yet.
     pub(super) fn waiting_for_use(&self) -> usize {
-        let prepared = |entry: &&Entry| entry.prepared_until.is_some();
-        self.entries.values().filter(prepared).count()
+        self.unused
     }
 
     /// What became of those that were prepared, since the last call.
@@ -366,6 +375,7 @@ impl Table {
         };
         if entry.prepared_until.is_some() {
             self.prepared.dropped += 1;
+            self.unused -= 1;
         }
         self.refusals.note(&entry.wanted, Arc::clone(&reason), now);
         entry.state.send_replace(State::Denied(reason));
@@ -382,13 +392,14 @@ impl Table {
             }
             if let Some(until) = entry.prepared_until {
                 let keep = now < until || entry.asking;
-                dropped += u64::from(!keep);
+                dropped += usize::from(!keep);
                 return keep;
             }
             let since = *entry.idle_since.get_or_insert(now);
             entry.asking || now.saturating_duration_since(since) < linger
         });
-        self.prepared.dropped += dropped;
+        self.prepared.dropped += dropped as u64;
+        self.unused -= dropped;
         self.refusals.sweep(now);
         self.waiting.sweep();
         self.tokens.sweep();

@@ -26,7 +26,7 @@ pub(super) async fn measure(
     programs: &Programs,
     (concurrency, duration): (usize, Duration),
 ) -> Result<Fetch, Failure> {
-    let scene = Scene::start(programs, "fetch", Population::dense(1, 1), TTL).await?;
+    let scene = Scene::start(programs, "fetch", Population::dense(1, 1), Some(TTL)).await?;
     let agent = scene.agent(&json!({})).await?;
     let figures = load(&agent, concurrency, duration).await?;
     scene.stop(agent).await;
@@ -44,7 +44,7 @@ async fn load(agent: &Agent, concurrency: usize, duration: Duration) -> Result<F
         let (stopped, calls) = (Arc::clone(&stopped), Arc::clone(&calls));
         callers.spawn(async move {
             while !stopped.load(Ordering::Relaxed) {
-                let mut call = connection.call(FETCH, &X509svidRequest {}).await?;
+                let mut call = connection.call(FETCH, &X509svidRequest {}, true).await?;
                 let answer = X509svidResponse::decode(call.next().await?)
                     .map_err(|_| Failure::check("an answer that can't be decoded"))?;
                 if answer.svids.len() != 1 {

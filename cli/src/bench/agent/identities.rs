@@ -20,7 +20,13 @@ const SETTLE: Duration = Duration::from_secs(6);
 /// An agent that has to have an identity for each of `count` pods starts again: the time from
 /// its start to the last of them.
 pub(super) async fn reissue(programs: &Programs, count: usize) -> Result<Reissue, Failure> {
-    let scene = Scene::start(programs, "reissue", Population::dense(count, count), TTL).await?;
+    let scene = Scene::start(
+        programs,
+        "reissue",
+        Population::dense(count, count),
+        Some(TTL),
+    )
+    .await?;
     let settings = json!({ "pods": scene.pods("all") });
     output::note("issuing …");
     let first = scene.agent(&settings).await?;
@@ -64,7 +70,7 @@ pub(super) async fn idle(
     count: usize,
     time: Duration,
 ) -> Result<Idle, Failure> {
-    let scene = Scene::start(programs, "idle", Population::dense(count, count), TTL).await?;
+    let scene = Scene::start(programs, "idle", Population::dense(count, count), Some(TTL)).await?;
     let agent = scene.agent(&json!({ "pods": scene.pods("all") })).await?;
     agent.holds(count).await?;
     tokio::time::sleep(SETTLE).await;

@@ -50,12 +50,12 @@ pub(super) struct Received {
 }
 
 impl Scene {
-    /// The entry that makes a workload of this process lasts for `own_ttl`.
+    /// With `own_ttl` there is an entry that makes a workload of this process, for that long.
     pub(super) async fn start(
         programs: &Programs,
         name: &str,
         population: Population,
-        own_ttl: &str,
+        own_ttl: Option<&str>,
     ) -> Result<Self, Failure> {
         let key = RsaKey::generate()?;
         let standin = StandIn::start(&population, &key.jwks()).await?;
@@ -63,12 +63,15 @@ impl Scene {
         let kubeconfig = kubeconfig(place.path());
         standin.write_kubeconfig(&kubeconfig)?;
         let own_uid = nix::unistd::geteuid();
+        let entry = own_ttl.map(|ttl| {
+            json!({
+                "id": OWN_ID, "ttl": ttl, "selectors": [format!("unix:uid:{own_uid}")],
+                "nodes": [format!("{CLUSTER}/{}", population.nodes[0].name)],
+            })
+        });
         let settings = json!({
             "store": format!("sqlite:{}", place.path().join("data/citadel.db").display()),
-            "entries": [{
-                "id": OWN_ID, "ttl": own_ttl, "selectors": [format!("unix:uid:{own_uid}")],
-                "nodes": [format!("{CLUSTER}/{}", population.nodes[0].name)],
-            }],
+            "entries": entry.into_iter().collect::<Vec<_>>(),
         });
         let server = Server::start(&programs.server, place.path(), &kubeconfig, &settings).await?;
         Ok(Self {

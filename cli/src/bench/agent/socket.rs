@@ -51,11 +51,12 @@ impl Connection {
         Ok(Self { send })
     }
 
-    /// Begins a call of `/package.Service/Method` with its first message.
+    /// Begins a call of `/package.Service/Method` with its first message, or its only one.
     pub(super) async fn call(
         &self,
         method: &'static str,
         first: &impl Message,
+        is_last: bool,
     ) -> Result<Call, Failure> {
         let uri = Uri::builder()
             .scheme("http")
@@ -79,7 +80,7 @@ impl Connection {
         let (answer, mut send) = ready
             .send_request(request, false)
             .map_err(|error| broken(&error))?;
-        send.send_data(frame(first), false)
+        send.send_data(frame(first), is_last)
             .map_err(|error| broken(&error))?;
         Ok(Call {
             send,

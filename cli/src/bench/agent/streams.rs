@@ -53,7 +53,7 @@ pub(super) async fn measure(
     streams: usize,
     pushes: usize,
 ) -> Result<Push, Failure> {
-    let scene = Scene::start(programs, "push", Population::dense(1, 1), TTL).await?;
+    let scene = Scene::start(programs, "push", Population::dense(1, 1), Some(TTL)).await?;
     let agent = scene.agent(&json!({})).await?;
     // Both are names of this process's only certificate, on one connection.
     let names = [
@@ -109,7 +109,7 @@ impl Streams {
                     let mut calls = Vec::with_capacity(names.len());
                     for name in names {
                         let first = request(&name, String::new(), String::new());
-                        calls.push((connection.call(STREAM_SECRETS, &first).await?, name));
+                        calls.push((connection.call(STREAM_SECRETS, &first, false).await?, name));
                     }
                     Ok::<_, Failure>(calls)
                 });
