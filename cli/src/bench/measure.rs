@@ -162,7 +162,7 @@ mod tests {
         let after = usage_of(std::process::id()).unwrap();
         assert!(after.cpu > before.cpu, "{before:?} {after:?}");
         assert!(after.resident > 100_000);
-        let fine = cpu_of(std::process::id()).unwrap() - fine;
+        let fine = cpu_of(std::process::id()).unwrap().saturating_sub(fine);
         assert!(fine > Duration::from_millis(10), "{fine:?}");
     }
 

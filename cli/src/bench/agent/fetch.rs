@@ -73,7 +73,7 @@ async fn load(agent: &Agent, concurrency: usize, duration: Duration) -> Result<F
     }
     Ok(Fetch {
         concurrency,
-        cached_fetch_cpu_us: (cpu_after - cpu).as_secs_f64() * 1e6 / calls,
+        cached_fetch_cpu_us: cpu_after.saturating_sub(cpu).as_secs_f64() * 1e6 / calls,
         cached_fetch_per_s: calls / (ended - begun).as_secs_f64(),
     })
 }

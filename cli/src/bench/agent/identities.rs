@@ -37,7 +37,7 @@ pub(super) async fn reissue(programs: &Programs, count: usize) -> Result<Reissue
     let agent = scene.agent(&settings).await?;
     agent.holds(count).await?;
     let seen = begun.elapsed();
-    let (agent_cpu, server_cpu) = (agent.cpu()?, scene.server_cpu()? - server_cpu);
+    let (agent_cpu, server_cpu) = (agent.cpu()?, scene.server_cpu()?.saturating_sub(server_cpu));
     let received = agent.received();
     let (Some(one), Some(last), true) =
         (received.first(), received.last(), received.len() == count)
@@ -79,13 +79,13 @@ pub(super) async fn idle(
     let begun = agent.cpu()?;
     output::note("looking at an agent without streams …");
     tokio::time::sleep(time).await;
-    let without_streams = percent_of(agent.cpu()? - begun);
+    let without_streams = percent_of(agent.cpu()?.saturating_sub(begun));
     let streams = Streams::open(&agent, count, &[DEFAULT.to_owned()]).await?;
     tokio::time::sleep(SETTLE).await;
     let begun = agent.cpu()?;
     output::note("looking at an agent with streams …");
     tokio::time::sleep(time).await;
-    let with_streams = percent_of(agent.cpu()? - begun);
+    let with_streams = percent_of(agent.cpu()?.saturating_sub(begun));
     let resident = agent.resident()?;
     #[allow(clippy::cast_precision_loss)]
     let mb = |bytes: u64| bytes as f64 / 1e6;

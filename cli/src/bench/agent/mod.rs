@@ -85,6 +85,8 @@ pub(crate) struct AgentArgs {
 }
 
 /// What is measured together.
+// clap shows these comments as they are: no Markdown in them.
+#[allow(clippy::doc_markdown)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Part {
     /// All identities again, after a restart of the agent.

@@ -1,4 +1,8 @@
 //! The figures, as JSON and beside their marks.
+#![allow(
+    clippy::struct_field_names,
+    reason = "a field is called as in the JSON, where all are together"
+)]
 
 use serde::Serialize;
 

@@ -1,7 +1,7 @@
 //! SDS streams: what one takes of the agent's memory, and how soon a renewed certificate
 //! is on all of them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use envoy_types::pb::envoy::service::discovery::v3::{DiscoveryRequest, DiscoveryResponse};
@@ -36,8 +36,9 @@ const OPENING: usize = 16;
 
 /// A secret that came over a stream.
 struct Arrival {
-    name: usize,
-    version: String,
+    stream: usize,
+    /// The name's place, and the version: what was pushed.
+    what: (usize, String),
     /// Microseconds since the epoch.
     at: i128,
 }
@@ -45,7 +46,10 @@ struct Arrival {
 /// Streams that are open, each followed by a task which acknowledges what comes.
 pub(super) struct Streams {
     arrivals: mpsc::UnboundedReceiver<Result<Arrival, Failure>>,
-    _followed: JoinSet<()>,
+    names: usize,
+    /// What came while not every stream was open.
+    earlier: HashSet<(usize, String)>,
+    followed: JoinSet<()>,
 }
 
 pub(super) async fn measure(
@@ -122,16 +126,22 @@ impl Streams {
             };
             let calls = opened.map_err(|_| Failure::local("a task panicked"))??;
             for (place, (call, name)) in calls.into_iter().enumerate() {
-                followed.spawn(follow(call, name, place, sender.clone()));
+                let stream = followed.len();
+                followed.spawn(follow(call, name, (stream, place), sender.clone()));
             }
             progress.advance(1);
         }
         let mut streams = Self {
             arrivals,
-            _followed: followed,
+            names: names.len(),
+            earlier: HashSet::new(),
+            followed,
         };
-        for _ in 0..connections * names.len() {
-            streams.next(agent).await?;
+        let mut served = HashSet::new();
+        while served.len() < streams.followed.len() {
+            let Arrival { stream, what, .. } = streams.next(agent).await?;
+            served.insert(stream);
+            streams.earlier.insert(what);
         }
         Ok(streams)
     }
@@ -149,33 +159,34 @@ impl Streams {
     /// Waits for `wanted` certificates that reach every stream: the times from the agent's
     /// having one to its arrival, sorted, in microseconds; and the agent's CPU for one stream's.
     async fn pushes(&mut self, agent: &Agent, wanted: usize) -> Result<(Vec<u32>, f64), Failure> {
-        let all = self._followed.len();
-        let mut latencies = Vec::new();
+        let all = self.followed.len();
+        let mut latencies = Vec::with_capacity(wanted * all);
+        let mut pushes: HashMap<(usize, String), Vec<i128>> = HashMap::new();
         let begun = agent.cpu()?;
-        for _ in 0..wanted {
-            // By name, since the version is of both.
-            let mut round: HashMap<(usize, String), Vec<i128>> = HashMap::new();
-            for _ in 0..all {
-                let Arrival { name, version, at } = self.next(agent).await?;
-                round.entry((name, version)).or_default().push(at);
+        let mut arrived = 0_usize;
+        while latencies.len() < wanted * all {
+            let Arrival { what, at, .. } = self.next(agent).await?;
+            arrived += 1;
+            if self.earlier.contains(&what) {
+                continue;
             }
-            let first = round.values().flatten().min().copied().unwrap_or_default();
+            let times = pushes.entry(what).or_default();
+            times.push(at);
+            if times.len() < all / self.names {
+                continue;
+            }
+            let first = times.iter().min().copied().unwrap_or_default();
             let had = agent.received();
             let had = had.iter().rev().find(|one| one.at <= first);
             let had = had.ok_or_else(|| Failure::check("the agent's log lacks a certificate"))?;
-            if round.len() > 2 {
-                return Err(Failure::unavailable(
-                    "a renewal overtook the one before it: the machine is too slow for this",
-                ));
-            }
-            let times = round.values().flatten();
-            latencies.extend(times.map(|at| u32::try_from(at - had.at).unwrap_or(u32::MAX)));
+            let micros = |at: &i128| u32::try_from(at - had.at).unwrap_or(u32::MAX);
+            latencies.extend(times.iter().map(micros));
         }
         latencies.sort_unstable();
         // The acknowledgements of the last are taken as well.
         tokio::time::sleep(SETTLE).await;
         #[allow(clippy::cast_precision_loss)]
-        let each = (agent.cpu()? - begun).as_secs_f64() * 1e6 / (all * wanted) as f64;
+        let each = agent.cpu()?.saturating_sub(begun).as_secs_f64() * 1e6 / arrived as f64;
         Ok((latencies, each))
     }
 }
@@ -183,7 +194,7 @@ impl Streams {
 async fn follow(
     mut call: Call,
     name: String,
-    place: usize,
+    (stream, place): (usize, usize),
     to: mpsc::UnboundedSender<Result<Arrival, Failure>>,
 ) {
     loop {
@@ -198,8 +209,8 @@ async fn follow(
             let version = answer.version_info;
             call.send(&request(&name, version.clone(), answer.nonce))?;
             Ok(Arrival {
-                name: place,
-                version,
+                stream,
+                what: (place, version),
                 at,
             })
         };
