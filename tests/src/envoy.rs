@@ -32,11 +32,34 @@ impl Envoy {
         admin: SocketAddr,
         wrapper: &[String],
     ) -> Self {
+        Self::with_log(name, dir, bootstrap, admin, wrapper, "debug").await
+    }
+
+    /// The same without a log of all that it does: of hundreds of listeners under load it
+    /// would be most of the work.
+    pub async fn start_quietly(
+        name: &str,
+        dir: &TestDir,
+        bootstrap: &str,
+        admin: SocketAddr,
+        wrapper: &[String],
+    ) -> Self {
+        Self::with_log(name, dir, bootstrap, admin, wrapper, "warning").await
+    }
+
+    async fn with_log(
+        name: &str,
+        dir: &TestDir,
+        bootstrap: &str,
+        admin: SocketAddr,
+        wrapper: &[String],
+        level: &str,
+    ) -> Self {
         let config = dir.write(format!("{name}.yaml"), bootstrap);
         let process = Launch::new(name, part("ENVOY"))
             .arg("--config-path")
             .arg(config)
-            .args(["--concurrency", "1", "--log-level", "debug"])
+            .args(["--concurrency", "1", "--log-level", level])
             // Two Envoys on one machine would meet in shared memory.
             .arg("--disable-hot-restart")
             .wrapped(wrapper)

@@ -1,4 +1,4 @@
-//! `citadel bench issue`: that it measures and reports, not how fast anything is.
+//! `citadel bench`: that it measures and reports, not how fast anything is.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -262,4 +262,62 @@ async fn the_store_is_filled_asked_started_on_and_verified() {
     let stats: Value = serde_json::from_str(&stats).unwrap();
     assert!(stats["entries"].as_u64().unwrap() > 3000, "{stats}");
     assert_eq!(processes_on(&place), [""; 0]);
+}
+
+/// What `bench agent` promises, and what of it a run of a second in a debug build must reach:
+/// nothing but to be there.
+const AGENT_FIELDS: [&str; 8] = [
+    "reissue_10k_s",
+    "sds_kb_per_stream",
+    "agent_rss_mb_1k",
+    "push_p99_ms_5k",
+    "first_fetch_prepared_ms",
+    "first_fetch_ms",
+    "cached_fetch_cpu_us",
+    "idle_cpu_percent_1k",
+];
+
+#[tokio::test]
+async fn an_agent_of_its_own_is_measured_in_every_part() {
+    let dir = TestDir::new("agent");
+    let place = dir.join("agents");
+    let folder = place.to_str().unwrap();
+    let always = ["bench", "agent", "--output", "json", "--dir", folder];
+    let sizes = ["--identities", "60", "--streams", "20", "--pushes", "2"];
+    let more = [
+        "--pods",
+        "3",
+        "--concurrency",
+        "4",
+        "--idle-identities",
+        "10",
+    ];
+    let times = ["--duration", "1s", "--idle", "1s"];
+    let args = [&always[..], &sizes, &more, &times].concat();
+    let output = citadel(&dir, args, &[], PATIENCE).await.success();
+    let report: Value = serde_json::from_str(&output).expect("JSON alone");
+    for field in AGENT_FIELDS {
+        // So few streams may fit into memory that was there already.
+        let some = number(&report, field) > 0.0 || field == "sds_kb_per_stream";
+        assert!(some, "{field}: {report}");
+    }
+    assert_eq!(report["reissue_identities"], 60);
+    assert_eq!(report["streams"], 20);
+    // The fastest is never slower than the slowest.
+    for (fast, slow) in [
+        ("push_p50_ms_5k", "push_p99_ms_5k"),
+        ("push_p99_ms_5k", "push_last_ms_5k"),
+        ("first_fetch_prepared_ms", "first_fetch_prepared_p99_ms"),
+        ("first_fetch_ms", "first_fetch_p99_ms"),
+        ("reissue_first_to_last_s", "reissue_10k_s"),
+    ] {
+        assert!(number(&report, fast) <= number(&report, slow), "{report}");
+    }
+    assert_eq!(processes_on(&place), [""; 0]);
+    // A part alone, for people: its figures beside their marks and no others.
+    let args = ["bench", "agent", "--only", "fetch", "--concurrency", "2"];
+    let args = [&args[..], &["--duration", "1s"]].concat();
+    let text = citadel(&dir, args, &[], PATIENCE).await.success();
+    assert!(text.contains("FetchX509SVID, agent CPU"), "{text}");
+    assert!(text.contains("< 70") && !text.contains("push"), "{text}");
 }

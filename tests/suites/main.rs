@@ -38,6 +38,7 @@ mod postgres;
 mod replicas;
 mod sds_protocol;
 mod secrets;
+mod streams;
 mod support;
 mod survival;
 mod testbed;

@@ -6,6 +6,9 @@ use std::io::{self, Write as _};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use nix::time::clock_getcpuclockid;
+use nix::unistd::Pid;
+
 /// Percentile `p` (0 to 100) of sorted values by nearest rank: a value that really
 /// was measured, never one in between. Zero for no values.
 pub(crate) fn percentile(sorted: &[u32], p: f64) -> u32 {
@@ -62,6 +65,14 @@ pub(crate) fn usage_of(pid: u32) -> io::Result<Usage> {
     let ticks = clock_ticks()?;
     parse_stat(&stat, ticks, page_size()?)
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "unknown form of /proc/PID/stat"))
+}
+
+/// CPU time of a process since it started, to the nanosecond: user and system, all threads,
+/// ended ones too.
+pub(crate) fn cpu_of(pid: u32) -> io::Result<Duration> {
+    let pid = i32::try_from(pid).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let clock = clock_getcpuclockid(Pid::from_raw(pid))?;
+    Ok(clock.now()?.into())
 }
 
 fn clock_ticks() -> io::Result<u64> {
@@ -142,6 +153,7 @@ mod tests {
     #[test]
     fn this_process_uses_cpu_and_memory() {
         let before = usage_of(std::process::id()).unwrap();
+        let fine = cpu_of(std::process::id()).unwrap();
         let start = Instant::now();
         // Well over one clock tick of work.
         while start.elapsed() < Duration::from_millis(60) {
@@ -150,6 +162,8 @@ mod tests {
         let after = usage_of(std::process::id()).unwrap();
         assert!(after.cpu > before.cpu, "{before:?} {after:?}");
         assert!(after.resident > 100_000);
+        let fine = cpu_of(std::process::id()).unwrap().saturating_sub(fine);
+        assert!(fine > Duration::from_millis(10), "{fine:?}");
     }
 
     #[test]

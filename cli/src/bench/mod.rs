@@ -1,5 +1,6 @@
-//! `citadel bench`: measures a CA under load, and its store as it grows.
+//! `citadel bench`: measures a CA under load, its store as it grows, and a node's agent.
 
+mod agent;
 mod agents;
 mod args;
 mod database;
@@ -12,6 +13,7 @@ mod measure;
 mod overload;
 mod pauses;
 mod population;
+mod program;
 mod received;
 mod report;
 mod rsa_key;
@@ -26,7 +28,7 @@ use clap::Subcommand;
 use crate::exit::{Ended, Outcome};
 use crate::output::Format;
 
-/// Measures a CA under load, and its store as it grows.
+/// Measures a CA under load, its store as it grows, and a node's agent.
 #[derive(Debug, clap::Args)]
 pub(crate) struct BenchArgs {
     #[command(subcommand)]
@@ -38,6 +40,9 @@ enum What {
     Issue(Box<args::IssueArgs>),
     Overload(overload::OverloadArgs),
     Store(store::StoreArgs),
+    Agent(Box<agent::AgentArgs>),
+    #[command(hide = true)]
+    AgentFirst(agent::FirstArgs),
 }
 
 impl BenchArgs {
@@ -46,6 +51,8 @@ impl BenchArgs {
             What::Issue(args) => issue::run(&args, format),
             What::Overload(args) => args.run(format),
             What::Store(args) => args.run(format),
+            What::Agent(args) => args.run(format),
+            What::AgentFirst(args) => args.run(),
         }
     }
 }

@@ -50,12 +50,18 @@ pub(crate) struct Population {
     /// First the workloads' pods, in order of their nodes; then an agent's on each node.
     pub(crate) pods: Vec<Pod>,
     workloads: usize,
+    per_node: usize,
 }
 
 impl Population {
-    /// A cluster with this many workload pods.
+    /// A cluster with this many workload pods, on nodes as dense as they usually are.
     pub(crate) fn new(workloads: usize) -> Self {
-        let nodes: Vec<Node> = (0..workloads.div_ceil(PODS_PER_NODE))
+        Self::dense(workloads, PODS_PER_NODE)
+    }
+
+    /// The same with `per_node` pods on each node.
+    pub(crate) fn dense(workloads: usize, per_node: usize) -> Self {
+        let nodes: Vec<Node> = (0..workloads.div_ceil(per_node))
             .map(|n| Node {
                 name: format!("node-{n:04}"),
                 uid: uid(),
@@ -75,7 +81,7 @@ impl Population {
                 Pod {
                     name: format!("{}-{}", accounts[account].name, &uid()[..8]),
                     uid: uid(),
-                    node: n / PODS_PER_NODE,
+                    node: n / per_node,
                     account,
                 }
             })
@@ -97,6 +103,7 @@ impl Population {
             accounts,
             pods,
             workloads,
+            per_node,
         }
     }
 
@@ -107,13 +114,23 @@ impl Population {
 
     /// The workloads' pods of one node.
     pub(crate) fn on_node(&self, node: usize) -> &[Pod] {
-        let first = node * PODS_PER_NODE;
-        &self.pods[first..(first + PODS_PER_NODE).min(self.workloads)]
+        let first = node * self.per_node;
+        &self.pods[first..(first + self.per_node).min(self.workloads)]
     }
 
     /// The agent's pod of one node.
     pub(crate) fn agent(&self, node: usize) -> &Pod {
         &self.pods[self.workloads + node]
+    }
+
+    /// A pod of a workload that is about to be bound to `node`.
+    pub(crate) fn another(&self, node: usize, account: usize) -> Pod {
+        Pod {
+            name: format!("{}-{}", self.accounts[account].name, &uid()[..8]),
+            uid: uid(),
+            node,
+            account,
+        }
     }
 
     /// The claims of a token that is bound to `pod`, as the API server makes them.

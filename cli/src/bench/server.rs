@@ -1,31 +1,21 @@
 //! The server under test: an unmodified `citadel-ca` as a process of its own.
 
-use std::fs::{self, File};
-use std::net::TcpListener;
+use std::fs;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
-use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
-use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::process::{Child, Command};
-use tokio::time::Instant;
 
-use super::http_get::http_get;
-use super::measure::{self, Usage};
+use super::measure::Usage;
+use super::program::{self, Program};
 use crate::exit::Failure;
 use crate::output;
 
-const START_TIMEOUT: Duration = Duration::from_secs(120);
-const STOP_TIMEOUT: Duration = Duration::from_secs(15);
-/// What is shown of its log when it fails to start.
-const LOG_LINES: usize = 12;
-
 pub(crate) const TRUST_DOMAIN: &str = "bench.example";
+/// The name that the server has for its only cluster.
+pub(crate) const CLUSTER: &str = "bench";
 
 /// A folder for one server, on a disk.
 pub(crate) struct Workplace {
@@ -36,8 +26,7 @@ pub(crate) struct Workplace {
 
 /// A running server.
 pub(crate) struct Server {
-    child: Child,
-    pid: u32,
+    program: Program,
     pub(crate) grpc: String,
     folder: PathBuf,
 }
@@ -105,22 +94,7 @@ fn in_memory(folder: &Path) -> bool {
 
 /// The `citadel-ca` to start: the one that was named, else the one beside this program.
 pub(crate) fn binary(named: Option<&Path>) -> Result<PathBuf, Failure> {
-    if let Some(named) = named {
-        return Ok(named.to_path_buf());
-    }
-    let own = std::env::current_exe()
-        .map_err(|error| Failure::local(format!("can't tell where this program lies: {error}")))?;
-    let beside = own.with_file_name("citadel-ca");
-    if beside.is_file() {
-        return Ok(beside);
-    }
-    Err(Failure::local(format!(
-        "there is no citadel-ca beside this program ({})",
-        beside.display()
-    ))
-    .next(
-        "Build it (`cargo build --release -p citadel-ca-server`) or name it with --server-binary.",
-    ))
+    program::beside("citadel-ca", named, "--server-binary")
 }
 
 impl Server {
@@ -142,7 +116,7 @@ impl Server {
             .mode(0o700)
             .create(&data)
             .map_err(|error| local("make the server's folder", &error))?;
-        let (grpc, admin) = free_ports().map_err(|error| local("find a free port", &error))?;
+        let [grpc, admin] = program::free_ports()?;
         let config = folder.join("ca.yaml");
         // JSON is YAML.
         let mut text = json!({
@@ -150,111 +124,50 @@ impl Server {
             "listen": grpc,
             "admin_listen": admin,
             "data_dir": data,
-            "clusters": [{ "name": "bench", "kubeconfig": kubeconfig }],
+            "clusters": [{ "name": CLUSTER, "kubeconfig": kubeconfig }],
         });
         if let (Some(text), Some(settings)) = (text.as_object_mut(), settings.as_object()) {
             text.extend(settings.clone());
         }
         fs::write(&config, text.to_string())
             .map_err(|error| local("write the server's configuration", &error))?;
-        let log = File::create(folder.join("ca.log"))
-            .map_err(|error| local("write the server's log", &error))?;
-        let child = Command::new(binary)
-            .arg("--config")
-            .arg(&config)
-            .stdin(Stdio::null())
-            .stdout(
-                log.try_clone()
-                    .map_err(|error| local("write the server's log", &error))?,
-            )
-            .stderr(log)
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(|error| {
-                Failure::local(format!("can't start {}: {error}", binary.display()))
-                    .next("Name a citadel-ca with --server-binary.")
-            })?;
-        let Some(pid) = child.id() else {
-            return Err(Failure::local("the server ended at once"));
-        };
-        let mut server = Self {
-            child,
-            pid,
+        let mut program = Program::start("citadel-ca", binary, &config, folder.join("ca.log"))?;
+        program.ready(&admin).await?;
+        Ok(Self {
+            program,
             grpc,
             folder: folder.to_path_buf(),
-        };
-        server.ready(&admin).await?;
-        Ok(server)
-    }
-
-    async fn ready(&mut self, admin: &str) -> Result<(), Failure> {
-        let deadline = Instant::now() + START_TIMEOUT;
-        let mut last = String::from("it does not answer");
-        while Instant::now() < deadline {
-            if let Ok(Some(status)) = self.child.try_wait() {
-                return Err(Failure::local(format!(
-                    "the server ended while it started ({status})"
-                ))
-                .next(self.log_tail()));
-            }
-            match http_get(admin, "/readyz").await {
-                Ok((200, _)) => return Ok(()),
-                Ok((_, body)) => last = body,
-                Err(_) => {}
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        Err(Failure::unavailable(format!(
-            "the server is not ready after {START_TIMEOUT:?}: {last}"
-        ))
-        .next(self.log_tail()))
+        })
     }
 
     pub(crate) fn usage(&self) -> std::io::Result<Usage> {
-        measure::usage_of(self.pid)
+        self.program.usage()
+    }
+
+    /// Where its roots are, PEM.
+    pub(crate) fn root_file(&self) -> PathBuf {
+        self.folder.join("data/root-cert.pem")
     }
 
     /// Its roots, PEM.
     pub(crate) fn root_pem(&self) -> Result<Vec<u8>, Failure> {
-        let path = self.folder.join("data/root-cert.pem");
+        let path = self.root_file();
         fs::read(&path)
             .map_err(|error| Failure::local(format!("can't read {}: {error}", path.display())))
     }
 
     /// The end of its log, for an error that needs it.
     pub(crate) fn log_tail(&self) -> String {
-        let text = fs::read_to_string(self.folder.join("ca.log")).unwrap_or_default();
-        let lines: Vec<&str> = text.lines().collect();
-        let tail = &lines[lines.len().saturating_sub(LOG_LINES)..];
-        format!("The end of its log:\n    {}", tail.join("\n    "))
+        self.program.log_tail()
     }
 
     /// Whether it ended by itself.
     pub(crate) fn has_ended(&mut self) -> bool {
-        matches!(self.child.try_wait(), Ok(Some(_)))
+        self.program.has_ended()
     }
 
     /// Ends it gracefully, and harder when that takes too long.
-    pub(crate) async fn stop(mut self) {
-        if let Ok(pid) = i32::try_from(self.pid) {
-            // It may have ended already.
-            let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
-        }
-        if tokio::time::timeout(STOP_TIMEOUT, self.child.wait())
-            .await
-            .is_err()
-        {
-            let _ = self.child.kill().await;
-        }
+    pub(crate) async fn stop(self) {
+        self.program.stop().await;
     }
-}
-
-/// Two ports that are free now. Between here and the server's own bind somebody else may
-/// take one; it then fails to start, and says so.
-fn free_ports() -> std::io::Result<(String, String)> {
-    let (one, two) = (
-        TcpListener::bind("127.0.0.1:0")?,
-        TcpListener::bind("127.0.0.1:0")?,
-    );
-    Ok((one.local_addr()?.to_string(), two.local_addr()?.to_string()))
 }

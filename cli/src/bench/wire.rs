@@ -76,7 +76,7 @@ impl Call {
 }
 
 /// A gRPC message with its prefix: not compressed, length.
-fn frame(message: &impl Message) -> Bytes {
+pub(crate) fn frame(message: &impl Message) -> Bytes {
     let length = message.encoded_len();
     let mut framed = BytesMut::with_capacity(5 + length);
     framed.put_u8(0);

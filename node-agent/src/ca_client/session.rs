@@ -53,6 +53,10 @@ const ATTEST_DEADLINE: Duration = Duration::from_secs(10);
 /// one try, not its life.
 const BATCH_DEADLINE: Duration = Duration::from_secs(5);
 
+/// How long what is asked for before first contact waits for it: the pods of the node are known
+/// a moment before the CA knows the agent, and none of them has to wait for a second try.
+const FIRST_CONTACT: Duration = Duration::from_secs(1);
+
 /// How often the agent proves itself anew because calls fail, at most.
 const REATTEST_EVERY: Duration = Duration::from_secs(5);
 
@@ -594,7 +598,9 @@ impl Session {
 #[async_trait]
 impl Ca for Session {
     async fn issue_batch(&self, items: Vec<IssueItem>) -> Result<Issued, CaError> {
-        let link = self.link.borrow().clone();
+        let mut links = self.link.subscribe();
+        let first = tokio::time::timeout(FIRST_CONTACT, links.wait_for(Option::is_some)).await;
+        let link = first.ok().and_then(|link| link.ok()?.clone());
         let Some(link) = link else {
             let why = self
                 .last_trouble

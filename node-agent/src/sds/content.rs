@@ -141,29 +141,35 @@ impl<'s> Content<'s> {
 
     /// Envoy's resource for `name`, under the name that was asked for.
     pub fn resource(&self, name: &str) -> Option<Any> {
-        let kind = match self.find(name)? {
-            Resource::Certificate(svid) => certificate(
-                pem_chain(&svid.chain),
-                pem::encode(pem::PRIVATE_KEY, svid.key.pkcs8_der()).as_bytes(),
+        let value = match self.find(name)? {
+            Resource::Certificate(svid) => {
+                let whole = || {
+                    let key = pem::encode(pem::PRIVATE_KEY, svid.key.pkcs8_der());
+                    encode("", certificate(pem_chain(&svid.chain), key.as_bytes()))
+                };
+                // In protobuf a message is its fields one after the other: the name is what
+                // differs between those who are sent the same certificate.
+                let named = Secret {
+                    name: name.to_owned(),
+                    r#type: None,
+                };
+                [named.encode_to_vec().as_slice(), svid.encoded(whole)].concat()
+            }
+            Resource::Roots(bundles) => encode(
+                name,
+                Type::ValidationContext(self.validation_context(&bundles)),
             ),
-            Resource::Roots(bundles) => Type::ValidationContext(self.validation_context(&bundles)),
             Resource::File(FileSecret::Certificate { chain, key, .. }) => {
-                certificate(chain.clone(), key)
+                encode(name, certificate(chain.clone(), key))
             }
             Resource::File(FileSecret::Roots { roots, .. }) => {
-                Type::ValidationContext(CertificateValidationContext {
+                let context = CertificateValidationContext {
                     trusted_ca: Some(inline(roots.clone())),
                     ..CertificateValidationContext::default()
-                })
+                };
+                encode(name, Type::ValidationContext(context))
             }
         };
-        let mut secret = Secret {
-            name: name.to_owned(),
-            r#type: Some(kind),
-        };
-        // Never through Debug: Envoy's types print private keys.
-        let value = secret.encode_to_vec();
-        wipe(&mut secret);
         Some(Any {
             type_url: type_url(),
             value,
@@ -217,6 +223,17 @@ impl Ready for Content<'_> {
         let of_bundles = name == ALL || name == ROOT_CA || names_trust_domain(name).is_some();
         (of_bundles || self.snapshot.entries_known) && self.find(name).is_none()
     }
+}
+
+/// Never through Debug: Envoy's types print private keys.
+fn encode(name: &str, kind: Type) -> Vec<u8> {
+    let mut secret = Secret {
+        name: name.to_owned(),
+        r#type: Some(kind),
+    };
+    let value = secret.encode_to_vec();
+    wipe(&mut secret);
+    value
 }
 
 fn certificate(chain: Vec<u8>, key: &[u8]) -> Type {

@@ -145,8 +145,13 @@ impl SecretManager {
 
     /// Subscribes to a secret, and has it fetched if nobody wanted it before.
     pub fn subscribe(&self, wanted: Wanted) -> Result<Subscription, NotNow> {
-        let subscription = self.shared.table().subscribe(wanted, Instant::now())?;
-        self.shared.wake.notify_one();
+        let mut table = self.shared.table();
+        let before = table.len();
+        let subscription = table.subscribe(wanted, Instant::now())?;
+        // Only a new one is due: those who come for what is there cause no work.
+        if table.len() > before {
+            self.shared.wake.notify_one();
+        }
         Ok(subscription)
     }
 
@@ -201,9 +206,8 @@ impl SecretManager {
             (Lane::Tokens, 1),
         ]
         .map(|(lane, slots)| (lane, Arc::new(Semaphore::new(slots))));
+        let mut sweep = Instant::now();
         loop {
-            let now = Instant::now();
-            let sweep = now + SWEEP_EVERY;
             // With every slot of a lane taken, what is due waits for a batch to end.
             let free = lanes
                 .iter()
@@ -216,10 +220,11 @@ impl SecretManager {
                     .filter_map(|(lane, _)| table.next_due(*lane))
                     .fold(sweep, Instant::min)
             };
+            let mut batch_ended = false;
             tokio::select! {
                 biased;
                 () = shutdown.wait() => break,
-                Some(_) = batches.join_next() => {}
+                Some(_) = batches.join_next() => batch_ended = true,
                 () = shared.wake.notified() => {}
                 () = tokio::time::sleep_until(wake) => {}
             }
@@ -231,8 +236,13 @@ impl SecretManager {
                 );
                 shared.table().rebuild(now, shared.clock.now());
             }
-            shared.table().sweep(now, shared.options.linger);
-            shared.report();
+            if now >= sweep {
+                sweep = now + SWEEP_EVERY;
+                shared.table().sweep(now, shared.options.linger);
+                shared.report();
+            } else if batch_ended {
+                shared.report();
+            }
             let due = |lane| shared.table().next_due(lane).is_some_and(|due| due <= now);
             if !due(Lane::Own) && !due(Lane::Tokens) {
                 continue;

@@ -1,5 +1,7 @@
 //! A certificate with its key, and the checks before one is taken over.
 
+use std::{fmt, sync::OnceLock};
+
 use citadel_identity::{
     SpiffeId, TrustDomain, bundle::BundleSet, crypto, key::WorkloadKey, template, verify,
 };
@@ -7,12 +9,12 @@ use citadel_proto::v1;
 use rustls::pki_types::CertificateDer;
 use time::OffsetDateTime;
 use tokio::time::Instant;
+use zeroize::Zeroizing;
 
 use super::timing::{Plan, PlannedBy};
 use crate::holders;
 
 /// An X.509-SVID that is held. The key wipes itself and prints nothing.
-#[derive(Debug)]
 pub struct Svid {
     /// Who it says.
     pub id: SpiffeId,
@@ -28,10 +30,22 @@ pub struct Svid {
     pub hint: String,
     /// The pod that it belongs to, where there is one.
     pub pod_uid: Option<String>,
+    /// See [`Self::encoded`].
+    pub(super) encoded: OnceLock<Zeroizing<Vec<u8>>>,
     pub(super) plan: Plan,
     pub(super) planned_by: PlannedBy,
     pub(super) received: Instant,
     pub(super) received_at: OffsetDateTime,
+}
+
+impl fmt::Debug for Svid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Svid")
+            .field("id", &self.id)
+            .field("serial", &self.serial)
+            .field("not_after", &self.not_after)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Why an answer of the CA is not taken over; what is held stays.
@@ -127,11 +141,18 @@ impl Svid {
             not_after,
             hint: answer.hint,
             pod_uid: (!answer.pod_uid.is_empty()).then_some(answer.pod_uid),
+            encoded: OnceLock::new(),
             plan,
             planned_by,
             received: expected.received,
             received_at: expected.received_at,
         })
+    }
+
+    /// The form in which it is sent, made by `encode` for the first of those who are sent it:
+    /// one copy for all streams, which wipes itself. It holds the key.
+    pub fn encoded(&self, encode: impl FnOnce() -> Vec<u8>) -> &[u8] {
+        self.encoded.get_or_init(|| Zeroizing::new(encode()))
     }
 
     /// For the count of who runs on what.

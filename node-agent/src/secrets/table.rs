@@ -103,6 +103,8 @@ pub(super) struct Table {
     waiting: Quota,
     tokens: Quota,
     prepared: Prepared,
+    /// How many were prepared and not asked for yet.
+    unused: usize,
 }
 
 /// What became of secrets that were made ready ahead of need.
@@ -126,7 +128,13 @@ impl Table {
             waiting: Quota::new(WAITING, usize::MAX),
             tokens: Quota::new(TOKENS.0, TOKENS.1),
             prepared: Prepared::default(),
+            unused: 0,
         }
+    }
+
+    /// How many secrets there are, with those that are awaited.
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
     }
 
     pub(super) fn values(&self) -> impl Iterator<Item = &Entry> {
@@ -153,6 +161,7 @@ impl Table {
             entry.idle_since = None;
             if entry.prepared_until.take().is_some() {
                 self.prepared.used += 1;
+                self.unused -= 1;
             }
             return Ok(entry.state.subscribe());
         }
@@ -169,7 +178,7 @@ impl Table {
         now: Instant,
     ) -> bool {
         let key = wanted.key.clone();
-        if self.entries.contains_key(&key) || self.waiting_for_use() >= limit {
+        if self.entries.contains_key(&key) || self.unused >= limit {
             return false;
         }
         if self.make(wanted, now).is_err() {
@@ -178,14 +187,14 @@ impl Table {
         if let Some(entry) = self.entries.get_mut(&key) {
             entry.prepared_until = Some(until);
             self.prepared.made += 1;
+            self.unused += 1;
         }
         true
     }
 
     /// How many were prepared and not asked for yet.
     pub(super) fn waiting_for_use(&self) -> usize {
-        let prepared = |entry: &&Entry| entry.prepared_until.is_some();
-        self.entries.values().filter(prepared).count()
+        self.unused
     }
 
     /// What became of those that were prepared, since the last call.
@@ -409,6 +418,7 @@ impl Table {
         };
         if entry.prepared_until.is_some() {
             self.prepared.dropped += 1;
+            self.unused -= 1;
         }
         self.refusals.note(&entry.wanted, Arc::clone(&reason), now);
         entry.state.send_replace(State::Denied(reason));
@@ -425,13 +435,14 @@ impl Table {
             }
             if let Some(until) = entry.prepared_until {
                 let keep = now < until || entry.asking;
-                dropped += u64::from(!keep);
+                dropped += usize::from(!keep);
                 return keep;
             }
             let since = *entry.idle_since.get_or_insert(now);
             entry.asking || now.saturating_duration_since(since) < linger
         });
-        self.prepared.dropped += dropped;
+        self.prepared.dropped += dropped as u64;
+        self.unused -= dropped;
         self.refusals.sweep(now);
         self.waiting.sweep();
         self.tokens.sweep();

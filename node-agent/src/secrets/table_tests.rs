@@ -1,5 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use std::sync::OnceLock;
+
 use citadel_identity::{SpiffeId, key::WorkloadKey};
 use time::OffsetDateTime;
 
@@ -33,6 +35,7 @@ fn svid(now: Instant, renew_in: u64, expires_in: u64) -> Svid {
             renew_at: 0,
             jitter: 0.0,
         },
+        encoded: OnceLock::new(),
         plan: Plan {
             renew_in: Duration::from_secs(renew_in),
             expires_in: Duration::from_secs(expires_in),
