@@ -211,7 +211,7 @@ impl Side<'_> {
         json!({ "name": "default", "sds_config": source(&metadata) })
     }
 
-    fn tls(&self, kind: &str, beside: Value) -> Value {
+    fn tls(&self, kind: &str, beside: &Value) -> Value {
         let mut context = json!({
             "@type": format!(
                 "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.{kind}TlsContext"
@@ -240,7 +240,7 @@ impl Side<'_> {
         json!({
             "address": socket_address(address),
             "filter_chains": [{
-                "transport_socket": self.tls("Downstream", json!({
+                "transport_socket": self.tls("Downstream", &json!({
                     "require_client_certificate": true,
                     // A resumed session would carry a certificate that is not verified anew.
                     "disable_stateless_session_resumption": true,
@@ -262,7 +262,7 @@ impl Side<'_> {
             "name": format!("path-{path}"),
             "connect_timeout": "2s",
             "load_assignment": endpoint(&format!("path-{path}"), &socket_address(address)),
-            "transport_socket": self.tls("Upstream", json!({ "max_session_keys": 0 })),
+            "transport_socket": self.tls("Upstream", &json!({ "max_session_keys": 0 })),
             "typed_extension_protocol_options": options(&json!({
                 // Each request is a handshake.
                 "common_http_protocol_options": { "max_requests_per_connection": 1 },
