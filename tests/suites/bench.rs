@@ -297,8 +297,10 @@ async fn an_agent_of_its_own_is_measured_in_every_part() {
     let output = citadel(&dir, args, &[], PATIENCE).await.success();
     let report: Value = serde_json::from_str(&output).expect("JSON alone");
     for field in AGENT_FIELDS {
-        // So few streams may fit into memory that was there already.
-        let some = number(&report, field) > 0.0 || field == "sds_kb_per_stream";
+        // So few streams may fit into memory that was there already, and so few identities
+        // may cost less than a tick of the kernel's clock.
+        let may_be_nothing = ["sds_kb_per_stream", "idle_cpu_percent_1k"].contains(&field);
+        let some = number(&report, field) > 0.0 || may_be_nothing;
         assert!(some, "{field}: {report}");
     }
     assert_eq!(report["reissue_identities"], 60);
