@@ -20,6 +20,7 @@ pub mod metrics;
 mod monitor;
 mod public;
 mod published;
+mod reload;
 mod server;
 mod serving;
 mod settings;

@@ -44,6 +44,7 @@ fn main() -> ExitCode {
         if args.accept_rollback {
             parts.rollback = Rollback::Accept;
         }
+        parts.source = Some(args);
         match build(config, parts).await {
             Ok(bound) => match bound.serve().await {
                 Ok(()) => ExitCode::SUCCESS,

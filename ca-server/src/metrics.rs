@@ -70,6 +70,11 @@ struct ErrorLabel {
     error: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReloadLabel {
+    outcome: &'static str,
+}
+
 /// The server's metrics.
 #[derive(Clone)]
 pub struct Metrics {
@@ -79,6 +84,7 @@ pub struct Metrics {
     queue_waiting: Gauge,
     clock_skew: Family<ClusterLabel, Gauge<f64, AtomicU64>>,
     ca_expiry: Family<CertificateLabel, Gauge>,
+    reloads: Family<ReloadLabel, Counter>,
     holders: Family<HolderLabel, Gauge<u64, AtomicU64>>,
     holder_reports: Gauge<u64, AtomicU64>,
     holder_reports_incomplete: Gauge<u64, AtomicU64>,
@@ -115,6 +121,12 @@ impl StageTimer<'_> {
 }
 
 impl Metrics {
+    /// Counts a change of the registration entries, taken over or refused.
+    pub fn reloaded(&self, taken: bool) {
+        let outcome = if taken { "taken" } else { "refused" };
+        self.reloads.get_or_create(&ReloadLabel { outcome }).inc();
+    }
+
     /// Makes all metrics and registers them.
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self {
@@ -124,6 +136,7 @@ impl Metrics {
             queue_waiting: Gauge::default(),
             clock_skew: Family::default(),
             ca_expiry: Family::default(),
+            reloads: Family::default(),
             holders: Family::default(),
             holder_reports: Gauge::default(),
             holder_reports_incomplete: Gauge::default(),
@@ -164,6 +177,11 @@ impl Metrics {
             "citadel_ca_certificate_expiry_timestamp_seconds",
             "Expiry of each CA certificate, seconds since the epoch",
             m.ca_expiry.clone(),
+        );
+        registry.register(
+            "citadel_ca_config_reloads",
+            "Changed registration entries that were taken over or refused while the server ran",
+            m.reloads.clone(),
         );
         registry.register(
             "citadel_ca_holders",

@@ -38,7 +38,7 @@ use crate::{
     authn::Authenticator,
     authz::Policy,
     clusters::{ClusterHandle, ClusterParts, Clusters, SharedKey},
-    config::{Config, StoreLocation},
+    config::{Config, ConfigArgs, StoreLocation},
     grpc::{
         AdminAccess, AdminApi, AgentApi, Front, FrontParts, Gate, HealthApi, IstioApi, Joining,
         MAX_BATCH_REQUEST, MAX_SINGLE_REQUEST, Refusals, WorkloadApi,
@@ -50,7 +50,9 @@ use crate::{
     metrics::Metrics,
     monitor,
     public::{self, Public},
-    published, serving, settings,
+    published,
+    reload::Reload,
+    serving, settings,
     store::{PostgresOptions, PostgresStore, SqliteOptions, SqliteStore, Store, StoreError},
 };
 
@@ -110,6 +112,9 @@ pub struct Parts {
     pub clusters: Option<Vec<ClusterParts>>,
     /// What to do with a store that is older than what was seen of it.
     pub rollback: Rollback,
+    /// Where the configuration came from, if changed registration entries are to be taken over
+    /// from there.
+    pub source: Option<ConfigArgs>,
 }
 
 impl Parts {
@@ -119,6 +124,7 @@ impl Parts {
             shutdown,
             clusters: None,
             rollback: Rollback::Refuse,
+            source: None,
         }
     }
 }
@@ -193,11 +199,14 @@ pub async fn build(config: Config, parts: Parts) -> Result<Bound, StartError> {
     if let Some(configmap) = &configmap {
         published::check(&clusters, configmap, &log, parts.rollback).await?;
     }
-    let policy = Arc::new(Policy::new(settings::policy(&config), clusters.clone()));
+    let registered = settings::registered(&config);
+    let policy_revision = registered.revision;
+    let policy = Policy::new(settings::policy(&config), registered, clusters.clone());
+    let policy = Arc::new(policy);
     let in_force = log::InForce {
         issuer_key_id: keys.issuer.subject_key_id(),
         issuer_certificate: keys.issuer.certificate(),
-        policy_revision: policy.options().revision,
+        policy_revision,
     };
     let mut starting = vec![log::server_started(&config.digest)];
     starting.extend(log::changes(store.as_ref(), in_force).await?);
@@ -226,7 +235,7 @@ pub async fn build(config: Config, parts: Parts) -> Result<Bound, StartError> {
     let authenticator = Arc::new(
         Authenticator::new(
             clusters.clone(),
-            policy,
+            policy.clone(),
             config.audiences.clone(),
             store.clone(),
             bundles.clone(),
@@ -272,6 +281,16 @@ pub async fn build(config: Config, parts: Parts) -> Result<Bound, StartError> {
         bundle_sender,
         shutdown: shutdown.signal(),
     }));
+    if let Some(source) = parts.source {
+        let reload = Reload {
+            source,
+            fixed_digest: config.fixed_digest.clone(),
+            policy,
+            store: store.clone(),
+            metrics: metrics.clone(),
+        };
+        shutdown.spawn(reload.run(shutdown.signal()));
+    }
     if let Some(configmap) = configmap {
         shutdown.spawn(published::run(
             clusters.clone(),

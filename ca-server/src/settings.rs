@@ -12,7 +12,7 @@ use tokio::net::UnixListener;
 
 use crate::{
     admission::AdmissionLimits,
-    authz::{Entry, EntryNodes, PolicyOptions},
+    authz::{Entry, EntryNodes, PolicyOptions, Registered},
     clusters::{ClusterParts, Mode},
     config::{self, ClusterMode, Config},
     grpc::{AdminAccess, Joining},
@@ -54,7 +54,6 @@ pub(crate) fn policy(config: &Config) -> PolicyOptions {
         agent_accounts: keys(&config.agents.accounts),
         impersonating_accounts: keys(&config.impersonation.accounts),
         allow_unbound: keys(&config.allow_unbound),
-        entries: config.entries.iter().map(entry).collect(),
         default_ttl: config.lifetimes.default.get(),
         min_ttl: config.lifetimes.min.get(),
         max_ttl: config.lifetimes.max.get(),
@@ -62,6 +61,13 @@ pub(crate) fn policy(config: &Config) -> PolicyOptions {
         external_ttl: config.external.svid_ttl.get(),
         ca_dns_names: config.ca.dns_names.clone(),
         max_renewal_age: config.max_renewal_age.get(),
+    }
+}
+
+/// The registration entries.
+pub(crate) fn registered(config: &Config) -> Registered {
+    Registered {
+        entries: config.entries.iter().map(entry).collect(),
         revision: revision(config),
     }
 }

@@ -26,7 +26,6 @@ pub(crate) fn policy_options() -> PolicyOptions {
         agent_accounts: HashSet::new(),
         impersonating_accounts: HashSet::new(),
         allow_unbound: HashSet::new(),
-        entries: Vec::new(),
         default_ttl: Duration::from_secs(3600),
         min_ttl: Duration::from_secs(10),
         max_ttl: Duration::from_secs(86_400),
@@ -34,7 +33,6 @@ pub(crate) fn policy_options() -> PolicyOptions {
         external_ttl: Duration::from_secs(86_400),
         ca_dns_names: Vec::new(),
         max_renewal_age: Duration::from_secs(604_800),
-        revision: 1,
     }
 }
 

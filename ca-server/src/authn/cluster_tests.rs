@@ -22,7 +22,7 @@ use tokio::sync::watch;
 
 use super::{Authenticator, AuthnError};
 use crate::{
-    authz::Policy,
+    authz::{Policy, Registered},
     caller::{Authority, BearerToken, Caller, Method, ObjectRef, Origin},
     clusters::{ClusterHandle, ClusterParts, Clusters, Mode},
     store::{SqliteOptions, SqliteStore},
@@ -175,7 +175,7 @@ impl World {
             })
         });
         let clusters = Arc::new(Clusters::new(handles.collect()));
-        let policy = Policy::new(policy_options(), clusters.clone());
+        let policy = Policy::new(policy_options(), Registered::default(), clusters.clone());
         let (bundles, receiver) = watch::channel(Arc::new(BundleSet::default()));
         let world = Self {
             authenticator: Authenticator::new(

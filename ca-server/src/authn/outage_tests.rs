@@ -12,6 +12,7 @@ use serde_json::json;
 
 use super::*;
 use crate::{
+    authz::Registered,
     clusters::{ClusterParts, Mode},
     store::{SqliteOptions, SqliteStore},
     testing::{FakeApi, policy_options},
@@ -120,7 +121,7 @@ impl Bench {
             })
         });
         let clusters = Arc::new(Clusters::new(handles.collect()));
-        let policy = Policy::new(policy_options(), clusters.clone());
+        let policy = Policy::new(policy_options(), Registered::default(), clusters.clone());
         let folder = tempfile::tempdir().unwrap();
         let store = SqliteStore::open(SqliteOptions::new(folder.path().join("log.db")))
             .await

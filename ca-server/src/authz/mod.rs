@@ -6,6 +6,7 @@ mod grant;
 mod look_up;
 mod nodes;
 mod policy;
+mod registered;
 #[cfg(test)]
 mod tests;
 
@@ -13,6 +14,7 @@ pub use entries::{Entry, EntryNodes};
 pub use grant::{Grant, Use};
 pub(crate) use policy::account_key;
 pub use policy::{Ask, Policy, PolicyOptions, Wish};
+pub use registered::Registered;
 
 /// Why a caller may not have what it asked for. The text is for the log.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]

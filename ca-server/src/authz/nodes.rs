@@ -11,7 +11,7 @@ use citadel_kubernetes::{inventory::Lookup, records::PodRecord};
 use time::OffsetDateTime;
 
 use super::{
-    Denied, Entry, EntryNodes, Policy, Use,
+    Denied, Entry, EntryNodes, Policy, Registered, Use,
     policy::{Allowed, account_key},
 };
 use crate::{
@@ -62,20 +62,11 @@ impl Policy {
         agent: &Caller,
         cluster: &str,
         node: &ObjectRef,
-        entry_id: &str,
+        entry: &Entry,
         pod_uid: Option<&str>,
         now: OffsetDateTime,
     ) -> Result<Allowed, Denied> {
-        let entry = self
-            .entries_of_node(cluster, &node.name)
-            .into_iter()
-            .find(|entry| entry.entry_id == entry_id)
-            .ok_or_else(|| {
-                Denied::NotEntitled(format!(
-                    "no entry {entry_id} for node {cluster}/{}",
-                    node.name
-                ))
-            })?;
+        let entry_id = &entry.entry_id;
         let only_unix = entry.selectors.iter().all(Selector::is_unix);
         let vouching = || Some((cluster.to_owned(), node.clone()));
         if cluster == EXTERNAL_CLUSTER {
@@ -110,6 +101,7 @@ impl Policy {
     /// A renewal, by the workload itself, of what an entry gave it.
     pub(super) fn own_entry(
         &self,
+        registered: &Registered,
         subject: &Subject,
         origin: &Origin,
         entry_id: &str,
@@ -118,8 +110,8 @@ impl Policy {
         let (Some(pod), Some(node)) = (&subject.pod, &subject.node) else {
             return Err(ended("rests on no pod: it renews only through the agent"));
         };
-        let entry = self
-            .entries_of_node(&subject.cluster, &node.name)
+        let entry = registered
+            .of_node(&subject.cluster, &node.name)
             .into_iter()
             .find(|entry| entry.entry_id == entry_id)
             .ok_or_else(|| ended("no longer holds on the pod's node"))?;

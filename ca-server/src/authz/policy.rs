@@ -9,8 +9,9 @@ use citadel_identity::{
     template::{self, IdTemplate},
 };
 use time::OffsetDateTime;
+use tokio::sync::watch;
 
-use super::{Denied, Entry, Grant, Use};
+use super::{Denied, Grant, Registered, Use};
 use crate::{
     caller::{
         Authority, Caller, EXTERNAL_CLUSTER, Evidence, Method, ObjectRef, Origin, Role, Subject,
@@ -78,8 +79,6 @@ pub struct PolicyOptions {
     pub impersonating_accounts: HashSet<String>,
     /// Accounts (`namespace/account`) whose tokens need no pod.
     pub allow_unbound: HashSet<String>,
-    /// Registration entries.
-    pub entries: Vec<Entry>,
     /// Lifetime where a request names none.
     pub default_ttl: Duration,
     /// Shorter requests get this.
@@ -94,13 +93,12 @@ pub struct PolicyOptions {
     pub ca_dns_names: Vec<String>,
     /// A chain of renewals without a pod ends after this time.
     pub max_renewal_age: Duration,
-    /// Changes with the policy and the entries; the log records it.
-    pub revision: u64,
 }
 
 /// Decides. Holds the configuration and what the watches show.
 pub struct Policy {
     pub(super) options: PolicyOptions,
+    registered: watch::Sender<Arc<Registered>>,
     pub(super) clusters: Arc<Clusters>,
 }
 
@@ -117,8 +115,27 @@ pub(super) struct Allowed {
 
 impl Policy {
     /// A policy over these clusters.
-    pub fn new(options: PolicyOptions, clusters: Arc<Clusters>) -> Self {
-        Self { options, clusters }
+    pub fn new(options: PolicyOptions, registered: Registered, clusters: Arc<Clusters>) -> Self {
+        Self {
+            options,
+            registered: watch::Sender::new(Arc::new(registered)),
+            clusters,
+        }
+    }
+
+    /// The registration entries in force.
+    pub fn registered(&self) -> Arc<Registered> {
+        self.registered.borrow().clone()
+    }
+
+    /// Puts other registration entries in force, for all that is decided from now on.
+    pub fn register(&self, registered: Registered) {
+        self.registered.send_replace(Arc::new(registered));
+    }
+
+    /// Tells when other registration entries are in force.
+    pub fn follow(&self) -> watch::Receiver<Arc<Registered>> {
+        self.registered.subscribe()
     }
 
     /// What the configuration says.
@@ -138,15 +155,6 @@ impl Policy {
         self.options
             .agent_accounts
             .contains(&account_key(namespace, account))
-    }
-
-    /// The entries that hold on a node.
-    pub fn entries_of_node(&self, cluster: &str, node: &str) -> Vec<&Entry> {
-        self.options
-            .entries
-            .iter()
-            .filter(|e| e.nodes.contains(cluster, node))
-            .collect()
     }
 
     /// The caller that the server itself is, for its serving certificate.
@@ -183,8 +191,10 @@ impl Policy {
         wish: Wish,
         now: OffsetDateTime,
     ) -> Result<Grant, Denied> {
+        // One look: what the log names is what decided.
+        let registered = self.registered();
         let allowed = match (&caller.role, ask) {
-            (Role::Workload, Ask::Own) => self.own(caller, now)?,
+            (Role::Workload, Ask::Own) => self.own(caller, &registered, now)?,
             (Role::Workload | Role::Agent { .. }, Ask::AgentIdentity) => {
                 self.agent_identity(caller)?
             }
@@ -204,7 +214,15 @@ impl Policy {
                 now,
             )?,
             (Role::Agent { cluster, node }, Ask::Entry { entry_id, pod_uid }) => {
-                self.entry_of_node(caller, cluster, node, entry_id, pod_uid.as_deref(), now)?
+                let mut entries = registered.of_node(cluster, &node.name).into_iter();
+                let entry = entries.find(|entry| entry.entry_id == *entry_id);
+                let entry = entry.ok_or_else(|| {
+                    Denied::NotEntitled(format!(
+                        "no entry {entry_id} for node {cluster}/{}",
+                        node.name
+                    ))
+                })?;
+                self.entry_of_node(caller, cluster, node, entry, pod_uid.as_deref(), now)?
             }
             (Role::Agent { cluster, node }, Ask::Relayed { workload, pod_uid }) => {
                 self.relayed(cluster, node, workload, pod_uid.as_deref())?
@@ -238,7 +256,7 @@ impl Policy {
             usage: allowed.usage,
             caller: caller.clone(),
             origin: allowed.origin,
-            policy_revision: self.options.revision,
+            policy_revision: registered.revision,
             previous_serial: wish
                 .previous_serial
                 .or_else(|| {
@@ -311,7 +329,12 @@ impl Policy {
             .map_err(|error| Denied::NotEntitled(error.to_string()))
     }
 
-    fn own(&self, caller: &Caller, now: OffsetDateTime) -> Result<Allowed, Denied> {
+    fn own(
+        &self,
+        caller: &Caller,
+        registered: &Registered,
+        now: OffsetDateTime,
+    ) -> Result<Allowed, Denied> {
         let origin = &caller.origin;
         let renews = caller.evidence.method == Method::ClientCertificate;
         if renews && origin.authority == Authority::Impersonation {
@@ -338,7 +361,7 @@ impl Policy {
             ));
         }
         if let Some(entry_id) = &origin.entry_id {
-            return self.own_entry(subject, origin, entry_id);
+            return self.own_entry(registered, subject, origin, entry_id);
         }
         self.refuse_mirror_pod(subject)?;
         Ok(Allowed {

@@ -10,7 +10,7 @@ use citadel_kubernetes::{
 };
 use time::OffsetDateTime;
 
-use super::{Ask, Denied, Entry, EntryNodes, Grant, Policy, PolicyOptions, Wish};
+use super::{Ask, Denied, Entry, EntryNodes, Grant, Policy, PolicyOptions, Registered, Wish};
 use crate::{
     caller::{Authority, Caller, Evidence, Method, ObjectRef, Origin, Role, Subject},
     clusters::{ClusterHandle, ClusterParts, Clusters, Mode},
@@ -131,13 +131,6 @@ fn policy_with(api: impl Into<Arc<FakeApi>>) -> Policy {
         agent_accounts: set("citadel-system/citadel-agent"),
         impersonating_accounts: set("ambient/ztunnel"),
         allow_unbound: HashSet::new(),
-        entries: vec![
-            entry("/unix/alice", on("n1"), &["unix:uid:1000"]),
-            entry("/extra", EntryNodes::All, &["k8s:ns:shop"]),
-            entry("/elsewhere", on("n2"), &["k8s:ns:shop"]),
-            entry("/static", on("n1"), &["k8s:ns:shop"]),
-            entry("/static-sa", on("n1"), &["k8s:ns:shop", "k8s:sa:web"]),
-        ],
         default_ttl: Duration::from_secs(3600),
         min_ttl: Duration::from_secs(10),
         max_ttl: Duration::from_secs(86_400),
@@ -145,9 +138,18 @@ fn policy_with(api: impl Into<Arc<FakeApi>>) -> Policy {
         external_ttl: Duration::from_secs(86_400),
         ca_dns_names: Vec::new(),
         max_renewal_age: Duration::from_secs(7 * 86_400),
+    };
+    let registered = Registered {
+        entries: vec![
+            entry("/unix/alice", on("n1"), &["unix:uid:1000"]),
+            entry("/extra", EntryNodes::All, &["k8s:ns:shop"]),
+            entry("/elsewhere", on("n2"), &["k8s:ns:shop"]),
+            entry("/static", on("n1"), &["k8s:ns:shop"]),
+            entry("/static-sa", on("n1"), &["k8s:ns:shop", "k8s:sa:web"]),
+        ],
         revision: 7,
     };
-    Policy::new(options, Arc::new(Clusters::new(vec![cluster])))
+    Policy::new(options, registered, Arc::new(Clusters::new(vec![cluster])))
 }
 
 fn subject(namespace: &str, account: &str, pod: &str, node: &str) -> Subject {
@@ -362,7 +364,7 @@ fn an_agent_gets_what_runs_on_its_node_and_nothing_else() {
 fn entries_hold_on_their_nodes_and_for_what_they_select() {
     let ask = |entry: usize, pod_uid: Option<&str>| Ask::Entry {
         entry_id: policy()
-            .options()
+            .registered()
             .entries
             .get(entry)
             .unwrap()
@@ -502,18 +504,20 @@ fn chains_of_renewals_end_where_they_must() {
 
 #[test]
 fn what_only_the_agent_can_tell_renews_only_through_the_agent() {
-    let mut policy = policy();
+    let policy = policy();
+    let mut registered = (*policy.registered()).clone();
     let by_agent = [
         "k8s:container-name:main",
         "k8s:container-image:web:1",
         "unix:path:/bin/web",
     ];
     for selector in by_agent {
-        let path = format!("/told/{}", policy.options.entries.len());
+        let path = format!("/told/{}", registered.entries.len());
         let told = entry(&path, on("n1"), &["k8s:ns:shop", selector]);
-        policy.options.entries.push(told);
+        registered.entries.push(told);
     }
-    for entry in &policy.options.entries {
+    policy.register(registered.clone());
+    for entry in &registered.entries {
         let path = entry.spiffe_id.path();
         if path != "/extra" && !path.starts_with("/told/") {
             continue;
@@ -533,14 +537,16 @@ fn what_only_the_agent_can_tell_renews_only_through_the_agent() {
 
 #[test]
 fn whatever_a_rule_yields_the_reserved_path_stays_reserved() {
-    let mut policy = policy();
+    let policy = policy();
     let agent_id = template::agent_id(&policy.options.trust_domain, "default", "n1").unwrap();
-    let entry = policy.options.entries.first_mut().unwrap();
+    let mut registered = (*policy.registered()).clone();
+    let entry = registered.entries.first_mut().unwrap();
     entry.spiffe_id = agent_id;
     let ask = Ask::Entry {
         entry_id: entry.entry_id.clone(),
         pod_uid: None,
     };
+    policy.register(registered);
     let decided = policy.authorize(&agent(), &ask, Wish::default(), now());
     assert!(
         matches!(decided, Err(Denied::NotEntitled(_))),
@@ -563,7 +569,7 @@ async fn what_is_too_old_decides_nothing() {
 fn a_static_pod_gets_what_an_entry_of_its_very_node_gives_and_no_account() {
     let ask = |entry: usize, pod_uid: &str| Ask::Entry {
         entry_id: policy()
-            .options()
+            .registered()
             .entries
             .get(entry)
             .unwrap()

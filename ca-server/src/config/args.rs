@@ -10,7 +10,7 @@ use super::{Config, check, file::File, store::Store};
 /// Citadel's certificate authority: gives workloads short-lived SPIFFE identities.
 ///
 /// Flags stand over environment variables, and these over the file.
-#[derive(Debug, Default, Parser)]
+#[derive(Clone, Debug, Default, Parser)]
 #[command(name = "citadel-ca", version)]
 pub struct ConfigArgs {
     /// The YAML file; without one every key has its default

@@ -30,9 +30,11 @@ const LONGEST: HumanDuration = HumanDuration::from_days(90);
 
 const ACCOUNT_FIX: &str = "write namespace/account, such as shop/web";
 
-pub(super) fn check(file: File, document: &Document) -> Result<Config, ConfigError> {
+pub(super) fn check(mut file: File, document: &Document) -> Result<Config, ConfigError> {
     let mut checker = document.checker();
-    let digest = digest(&file);
+    let whole = digest(&file);
+    let entries = std::mem::take(&mut file.entries);
+    let fixed = digest(&file);
     let trust_domain = trust_domain(&mut checker, file.trust_domain.as_deref());
     let listen = address(&mut checker, "listen", &file.listen);
     let admin_listen = address(&mut checker, "admin_listen", &file.admin_listen);
@@ -93,7 +95,7 @@ pub(super) fn check(file: File, document: &Document) -> Result<Config, ConfigErr
     );
     let entries = entries::check(
         &mut checker,
-        file.entries,
+        entries,
         &Surroundings {
             trust_domain: trust_domain.as_ref(),
             clusters: clusters
@@ -166,7 +168,8 @@ pub(super) fn check(file: File, document: &Document) -> Result<Config, ConfigErr
             refusals: file.log.refusals,
             retention: file.log.retention,
         },
-        digest,
+        digest: whole,
+        fixed_digest: fixed,
     })
 }
 

@@ -82,6 +82,8 @@ pub struct Config {
     pub log: LogConfig,
     /// SHA-256 over the effective configuration in hex: equal for equal ones, for the log.
     pub digest: String,
+    /// The same over all that can't change without a restart: everything but the entries.
+    pub fixed_digest: String,
 }
 
 /// Where issuances are recorded.

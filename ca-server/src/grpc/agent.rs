@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     authn::{Credentials, PresentedCertificate, PresentedToken},
-    authz::{Ask, Denied, Wish},
+    authz::{Ask, Denied, Registered, Wish},
     caller::{BearerToken, Caller, Role},
     holders::ReportError,
     issuance::{Item, ItemError},
@@ -162,29 +162,35 @@ impl AgentService for AgentApi {
     ) -> Result<Response<Self::StreamEntriesStream>, Status> {
         let credentials = credentials(&request)?;
         let front = self.0.clone();
-        let update = front
+        let caller = front
             .serve(ENTRIES, &credentials, async {
-                let caller = self.agent(&credentials, OffsetDateTime::now_utc()).await?;
-                Ok(entries_of(&front, &caller))
+                self.agent(&credentials, OffsetDateTime::now_utc()).await
             })
             .await?;
-        // The entries are the configuration's, which changes with a restart alone; the stream
-        // stays open so that the agent hears at once of what changes later.
+        let mut registered = front.issuance.policy().follow();
+        registered.mark_changed();
         let (sender, receiver) = mpsc::channel(1);
         let api = Self(front);
         tokio::spawn(async move {
-            if sender.send(Ok(update)).await.is_err() {
-                return;
-            }
             loop {
                 tokio::select! {
                     () = sender.closed() => return,
                     () = api.0.shutdown.wait() => return,
-                    () = tokio::time::sleep(RECHECK) => {}
-                }
-                if let Err(status) = api.recheck(ENTRIES, &credentials).await {
-                    let _ = sender.send(Err(status)).await;
-                    return;
+                    changed = registered.changed() => {
+                        if changed.is_err() {
+                            return;
+                        }
+                        let update = entries_of(&registered.borrow_and_update(), &caller);
+                        if sender.send(Ok(update)).await.is_err() {
+                            return;
+                        }
+                    }
+                    () = tokio::time::sleep(RECHECK) => {
+                        if let Err(status) = api.recheck(ENTRIES, &credentials).await {
+                            let _ = sender.send(Err(status)).await;
+                            return;
+                        }
+                    }
                 }
             }
         });
@@ -402,11 +408,10 @@ fn bounded(field: &str, text: String, most: usize) -> Result<String, Denied> {
     Ok(text)
 }
 
-fn entries_of(front: &Front, caller: &Caller) -> v1::EntriesUpdate {
-    let policy = front.issuance.policy();
+fn entries_of(registered: &Registered, caller: &Caller) -> v1::EntriesUpdate {
     let entries = match &caller.role {
-        Role::Agent { cluster, node } => policy
-            .entries_of_node(cluster, &node.name)
+        Role::Agent { cluster, node } => registered
+            .of_node(cluster, &node.name)
             .into_iter()
             .map(crate::authz::Entry::to_record)
             .collect(),
@@ -414,6 +419,6 @@ fn entries_of(front: &Front, caller: &Caller) -> v1::EntriesUpdate {
     };
     v1::EntriesUpdate {
         entries,
-        revision: policy.options().revision,
+        revision: registered.revision,
     }
 }

@@ -1,10 +1,10 @@
 //! What is recorded at a start beside the start itself: a CA key or a policy that is another
 //! one than that of the last certificate in the log.
 
-use citadel_proto::log::{CaKeyChanged, CaKeyState, Entry, PolicyChanged, entry::Kind};
+use citadel_proto::log::{CaKeyChanged, CaKeyState, Entry, entry::Kind};
 use prost::Message as _;
 
-use super::entries::entry;
+use super::entries::{entry, policy_changed};
 use crate::store::{LogIndex, MAX_PAGE, NewEntry, Store, StoreError};
 
 /// How far back the last certificate is looked for, in pages. Every start issues one.
@@ -44,10 +44,10 @@ pub async fn changes(store: &dyn Store, now: InForce<'_>) -> Result<Vec<NewEntry
         })));
     }
     if before.policy_revision != Some(now.policy_revision) {
-        entries.push(entry(Kind::PolicyChanged(PolicyChanged {
-            old_revision: before.policy_revision.unwrap_or_default(),
-            new_revision: now.policy_revision,
-        })));
+        entries.push(policy_changed(
+            before.policy_revision.unwrap_or_default(),
+            now.policy_revision,
+        ));
     }
     Ok(entries)
 }

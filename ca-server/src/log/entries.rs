@@ -1,6 +1,8 @@
 //! Entries of the log that are no certificates.
 
-use citadel_proto::log::{AdministratorAct, Entry, ServerStarted, ServerStopped, entry::Kind};
+use citadel_proto::log::{
+    AdministratorAct, Entry, PolicyChanged, ServerStarted, ServerStopped, entry::Kind,
+};
 use nix::unistd::{gethostname, getuid};
 use prost::Message as _;
 use time::OffsetDateTime;
@@ -39,6 +41,14 @@ pub fn server_started(config_sha256: &str) -> NewEntry {
 /// This process has served its last request.
 pub fn server_stopped() -> NewEntry {
     entry(Kind::ServerStopped(ServerStopped { replica: replica() }))
+}
+
+/// Policy or registration entries are others from here on. 0 before the first.
+pub(crate) fn policy_changed(old_revision: u64, new_revision: u64) -> NewEntry {
+    entry(Kind::PolicyChanged(PolicyChanged {
+        old_revision,
+        new_revision,
+    }))
 }
 
 fn replica() -> String {

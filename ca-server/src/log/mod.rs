@@ -24,6 +24,7 @@ use crate::store::{LogIndex, Store};
 
 pub use changes::{InForce, changes};
 pub(crate) use entries::new_entry;
+pub(crate) use entries::policy_changed;
 pub use entries::{act_of, administrator_act, server_started, server_stopped};
 pub use error::LogError;
 pub use facts::{caller_facts, enum_name, without_empty};

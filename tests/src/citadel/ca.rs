@@ -231,15 +231,20 @@ impl Ca {
         hex::encode(pki::openssl::run(&["dgst", "-sha256", "-binary"], &der))
     }
 
-    /// Changes a key for the next start.
+    /// Changes a key for the next start, or for [`Self::rewrite`].
     pub fn set(&mut self, key: &str, value: impl Into<Value>) {
         self.settings.set(key, value);
+    }
+
+    /// Writes the configuration as it was set, beside the server that may run.
+    pub fn rewrite(&self) {
+        self.dir.write("ca.yaml", self.settings.text());
     }
 
     /// Starts it again, after it ended, on its data and its addresses.
     pub async fn start_again(&mut self) {
         assert!(!self.process.is_running(), "citadel-ca still runs");
-        self.dir.write("ca.yaml", self.settings.text());
+        self.rewrite();
         self.process = self.launch.start(&self.dir);
         self.wait_ready().await;
     }
