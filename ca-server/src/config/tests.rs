@@ -536,7 +536,7 @@ fn the_names_of_the_ca_are_reserved() {
 
 #[test]
 fn all_mistakes_are_shown_at_once() {
-    let error = error("listen: x\nclusters: []\naudiences: []\n");
+    let error = error("listen: x\nmax_renewal_age: 0s\naudiences: []\n");
     assert!(error.starts_with("3 problems"), "{error}");
     assert_eq!(error.lines().count(), 4);
 }

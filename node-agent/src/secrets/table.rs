@@ -228,6 +228,7 @@ impl Table {
             return false;
         }
         let svid = Arc::new(restored.svid);
+        self.unused += usize::from(restored.prepared_for.is_some());
         let entry = Entry {
             state: watch::Sender::new(State::Ready(Arc::clone(&svid))),
             due: now + restored.due_in.min(svid.plan.expires_in),
