@@ -25,7 +25,7 @@ mod wire;
 
 use clap::Subcommand;
 
-use crate::exit::{Ended, Outcome};
+use crate::exit::{Ended, Failure, Outcome};
 use crate::output::Format;
 
 /// Measures a CA under load, its store as it grows, and a node's agent.
@@ -55,4 +55,16 @@ impl BenchArgs {
             What::AgentFirst(args) => args.run(),
         }
     }
+}
+
+/// What was measured; nothing where it was interrupted.
+fn uninterrupted<T>(measure: impl Future<Output = Result<T, Failure>>) -> Result<T, Ended> {
+    crate::asynchronous(async {
+        tokio::select! {
+            measured = measure => Ok(measured?),
+            () = crate::interrupted() => {
+                Err(Failure::local("interrupted: nothing is reported").into())
+            }
+        }
+    })
 }

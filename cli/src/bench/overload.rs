@@ -32,7 +32,6 @@ use super::standin::StandIn;
 use super::wire::Line;
 use crate::duration::parse_duration;
 use crate::exit::{Ended, Failure, Outcome};
-use crate::interrupted;
 use crate::output::{self, Format, Table};
 use crate::progress::Progress;
 use crate::trust::{self, ClientIdentity};
@@ -87,12 +86,7 @@ struct WithoutPauses {
 
 impl OverloadArgs {
     pub(crate) fn run(&self, format: Format) -> Result<Outcome, Ended> {
-        let report = crate::asynchronous(async {
-            tokio::select! {
-                report = self.measure() => Ok(report?),
-                () = interrupted() => Err(Failure::local("interrupted: nothing is reported").into()),
-            }
-        })?;
+        let report = super::uninterrupted(self.measure())?;
         match format {
             Format::Json => output::json(&report)?,
             Format::Text => output::text(&report.table())?,

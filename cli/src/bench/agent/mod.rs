@@ -14,14 +14,13 @@ mod streams;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use citadel_runtime::limits;
 
 pub(crate) use self::first::FirstArgs;
 use self::report::Report;
 use super::{program, server};
 use crate::duration::parse_duration;
 use crate::exit::{Ended, Failure, Outcome};
-use crate::interrupted;
 use crate::output::{self, Format};
 
 /// Measures a node agent: memory and pushes of its streams, first and cached answers,
@@ -120,12 +119,7 @@ struct Programs {
 
 impl AgentArgs {
     pub(crate) fn run(&self, format: Format) -> Result<Outcome, Ended> {
-        let report = crate::asynchronous(async {
-            tokio::select! {
-                report = self.measure() => Ok(report?),
-                () = interrupted() => Err(Failure::local("interrupted: nothing is reported").into()),
-            }
-        })?;
+        let report = super::uninterrupted(self.measure())?;
         match format {
             Format::Json => output::json(&report)?,
             Format::Text => output::text(&report.table())?,
@@ -134,7 +128,9 @@ impl AgentArgs {
     }
 
     async fn measure(&self) -> Result<Report, Failure> {
-        raise_open_files()?;
+        // Here, and in what is started from here.
+        limits::raise_open_files()
+            .map_err(|error| Failure::local(format!("the limit of open files: {error}")))?;
         let programs = Programs {
             server: server::binary(self.server_binary.as_deref())?,
             agent: program::beside(
@@ -174,11 +170,4 @@ impl AgentArgs {
         }
         Ok(report)
     }
-}
-
-/// As many open files as this user may have: here, and in what is started from here.
-fn raise_open_files() -> Result<(), Failure> {
-    let cannot = |error| Failure::local(format!("the limit of open files: {error}"));
-    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).map_err(cannot)?;
-    setrlimit(Resource::RLIMIT_NOFILE, most, most).map_err(cannot)
 }

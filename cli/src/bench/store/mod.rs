@@ -31,7 +31,6 @@ use super::rsa_key::RsaKey;
 use super::server::{self, Server, Workplace};
 use super::standin::StandIn;
 use crate::exit::{Ended, Failure, Outcome};
-use crate::interrupted;
 use crate::output::{self, Format};
 use crate::progress::Progress;
 
@@ -64,12 +63,7 @@ pub(crate) struct StoreArgs {
 
 impl StoreArgs {
     pub(crate) fn run(self, format: Format) -> Result<Outcome, Ended> {
-        let rows = crate::asynchronous(async {
-            tokio::select! {
-                rows = self.measure() => Ok(rows?),
-                () = interrupted() => Err(Failure::local("interrupted: nothing is reported").into()),
-            }
-        })?;
+        let rows = super::uninterrupted(self.measure())?;
         match format {
             Format::Json => output::json(&rows)?,
             Format::Text => output::text(&report::table(&rows))?,
