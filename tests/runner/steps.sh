@@ -57,8 +57,33 @@ executable() {
 bound_target() {
     local gigabytes
     gigabytes=$(du -s --block-size=1G "$1" 2>/dev/null | cut -f 1) || true
-    if [ "${gigabytes:-0}" -gt 20 ]; then
+    if [ "${gigabytes:-0}" -gt 12 ]; then
         say "starting afresh in $1 (it grew to $gigabytes GB)"
         rm -rf "$1"
     fi
+}
+
+# remove_ended_runs: nobody reads what an earlier run of CI left on its machine.
+remove_ended_runs() {
+    local pid
+    for pid in "${run%/*}"/citadel.??????/pid; do
+        [ -f "$pid" ] || continue
+        kill -0 "$(cat "$pid")" 2>/dev/null || rm -rf "${pid%/pid}"
+    done
+}
+
+# enough_disk GIGABYTES FOLDER…: a disk that fills up in the middle of a run fails
+# whatever suite writes next, with a message of its own each time.
+enough_disk() {
+    local wanted=$1 folder free
+    shift
+    for folder in "$@"; do
+        mkdir -p "$folder"
+        free=$(($(df --output=avail -B 1M "$folder" | tail -n 1) / 1024))
+        if [ "$free" -lt "$wanted" ]; then
+            echo "$folder: $free GB free, a run needs $wanted; make room, or set TMPDIR," \
+                "CITADEL_TEST_CACHE or CARGO_TARGET_DIR to a folder on another disk" >&2
+            return 1
+        fi
+    done
 }

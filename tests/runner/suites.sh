@@ -15,25 +15,23 @@ suite_line() {
 
 run_suites() {
     check_table || return 0
-    local jobs=${CITADEL_TEST_JOBS:-$(nproc)}
-    local name when set threads minutes needs
-    # Both passes read the table first, so that no suite eats it as its input.
-    local table
+    run_kind beside "${CITADEL_TEST_JOBS:-$(($(nproc) + 1))}"
+    run_kind pair 2
+    run_kind alone 1
+}
+
+# run_kind WHEN JOBS: the suites of one kind, so many at once.
+run_kind() {
+    local kind=$1 jobs=$2 line table name when set threads minutes needs
+    # The table is read first, so that no suite eats it as its input.
     mapfile -t table < <(suites_table)
-    local line
     for line in "${table[@]}"; do
         read -r name when set threads minutes needs <<<"$line"
-        [ "$when" = beside ] && wanted "$name" "$set" "$needs" || continue
+        [ "$when" = "$kind" ] && wanted "$name" "$set" "$needs" || continue
         while [ ${#suite_of[@]} -ge "$jobs" ]; do reap; done
         launch "$name" "$threads" "$minutes"
     done
     while [ ${#suite_of[@]} -gt 0 ]; do reap; done
-    for line in "${table[@]}"; do
-        read -r name when set threads minutes needs <<<"$line"
-        [ "$when" = alone ] && wanted "$name" "$set" "$needs" || continue
-        launch "$name" "$threads" "$minutes"
-        reap
-    done
 }
 
 # wanted NAME SET NEEDS
@@ -108,7 +106,14 @@ reap() {
         tail -n 100 "$run/$name/log"
     else
         say "suite $name: $counted in $took s"
+        $keep || only_log "$run/$name"
     fi
+}
+
+# only_log FOLDER: what a suite that passed had on disk (a store, a database, an API
+# server's etcd for each test) is of no use to anybody; all together it is 16 GB.
+only_log() {
+    find "$1" -mindepth 1 -maxdepth 1 ! -name log -exec rm -rf {} +
 }
 
 # search_logs NAME: no key and no token that the suite made may be in its logs.
