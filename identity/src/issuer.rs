@@ -14,8 +14,7 @@ use crate::spki::{self, KeyType, SpkiError};
 /// An issuing CA's certificate, its parsed facts, and its chain to a root.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Issuer {
-    /// From the issuing certificate up to, but without, the root. Empty where the root
-    /// itself issues.
+    /// See [`Issuer::chain`].
     chain: Vec<CertificateDer<'static>>,
     certificate: CertificateDer<'static>,
     root: CertificateDer<'static>,
@@ -155,6 +154,9 @@ impl Issuer {
     /// Checks an issuing certificate (`chain[0]`), the intermediates above it (the rest,
     /// in any order; a root or a copy among them does no harm) and the roots, against the
     /// public key of the CA key (`SubjectPublicKeyInfo` DER) and the time.
+    ///
+    /// A new root's certificate under another of the roots (a cross-certificate, RFC 4949)
+    /// stays in the chain: who knows that other root alone verifies through it.
     pub fn from_chain(
         chain: &[CertificateDer<'_>],
         roots: &[CertificateDer<'_>],
@@ -179,7 +181,9 @@ impl Issuer {
                 error,
             })?
             .key_type;
-        let (path, root) = climb(&candidates, &anchors, chain, roots, now)?;
+        let (mut path, root) = climb(&candidates, &anchors, chain, roots, now)?;
+        let crosses = cross_signed(&candidates, &anchors, root, path.len(), now);
+        path.extend(crosses);
         if own.subject == EMPTY_NAME {
             return Err(IssuerError::NoSubject);
         }
@@ -210,7 +214,8 @@ impl Issuer {
     }
 
     /// What a leaf is sent with: the issuing certificate first, then the others up to,
-    /// but without, the root. Empty where the root itself issues.
+    /// but without, the root, and the root's cross-certificates. Empty where the root itself
+    /// issues and has none.
     pub fn chain(&self) -> &[CertificateDer<'static>] {
         &self.chain
     }
@@ -323,6 +328,30 @@ fn climb(
             },
         }
     }
+}
+
+/// Which of the candidates say of the root's key that another root vouches for it, and are
+/// good for that; `below` counts the CAs under the root. One that is not is of no use, and
+/// does no harm: the root stands without it.
+fn cross_signed(
+    candidates: &[Facts<'_>],
+    anchors: &[Facts<'_>],
+    root: usize,
+    below: usize,
+    now: OffsetDateTime,
+) -> Vec<usize> {
+    let (own, below) = (&anchors[root], u32::try_from(below).unwrap_or(u32::MAX));
+    let crosses = |cross: &Facts<'_>| {
+        cross.subject == own.subject
+            && cross.spki == own.spki
+            && cross.key_usage_critical
+            && check_authority(cross, below, now).is_ok()
+            && matches!(signer_of(cross, anchors, |at| at != root), Ok(Some(other))
+                if check_authority(&anchors[other], below + 1, now).is_ok())
+    };
+    (0..candidates.len())
+        .filter(|at| crosses(&candidates[*at]))
+        .collect()
 }
 
 /// Which of `authorities` signed `current`. An error if one has the right name, but

@@ -115,6 +115,61 @@ fn two_cas_that_certify_each_other_end_the_search() {
 }
 
 #[test]
+fn a_roots_cross_certificate_travels_with_the_chain() {
+    let old = Authority::root(ca_params("old"));
+    let new = Authority::root(ca_params("new"));
+    let issuing = new.child(ca_params("issuing"));
+    let crossed = |params: CertificateParams| Authority {
+        der: old.sign(&params, &new.key),
+        key: rcgen::KeyPair::generate().unwrap(),
+        params,
+    };
+    let cross = crossed(ca_params("new"));
+    let with_cross = [issuing.der.clone(), cross.der.clone()];
+
+    // In any order, and beside the root itself.
+    for chain in [[&issuing, &cross, &new], [&issuing, &new, &cross]] {
+        let issuer = load(&chain, &[&old, &new]).unwrap();
+        assert_eq!(issuer.chain(), with_cross);
+        assert_eq!(issuer.root(), &new.der);
+    }
+    // The root itself issues.
+    let lone = load(&[&new, &cross], &[&new, &old]).unwrap();
+    assert_eq!(lone.chain(), [cross.der.clone()]);
+    assert_eq!(lone.root(), &new.der);
+    // Where the new root is not trusted by itself, it is an intermediate of the old one.
+    let below = load(&[&issuing, &cross], &[&old]).unwrap();
+    assert_eq!(below.chain(), with_cross);
+    assert_eq!(below.root(), &old.der);
+
+    // Useless ones: the other root is gone, another key, too short, expired, no CA.
+    let of_another_key = old.child(ca_params("new"));
+    let short = crossed(ca_with(|params| {
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    }));
+    let expired = crossed(ca_with(|params| params.not_after = NOW - Duration::HOUR));
+    let no_ca = crossed(ca_with(|params| params.is_ca = IsCa::ExplicitNoCa));
+    let alone = [issuing.der.clone()];
+    for (useless, roots) in [
+        (&cross, &[&new] as &[_]),
+        (&of_another_key, &[&old, &new]),
+        (&short, &[&old, &new]),
+        (&expired, &[&old, &new]),
+        (&no_ca, &[&old, &new]),
+    ] {
+        let issuer = load(&[&issuing, useless], roots).unwrap();
+        assert_eq!(issuer.chain(), alone);
+        assert_eq!(issuer.root(), &new.der);
+    }
+}
+
+fn ca_with(change: impl FnOnce(&mut CertificateParams)) -> CertificateParams {
+    let mut params = ca_params("new");
+    change(&mut params);
+    params
+}
+
+#[test]
 fn validity_counts_on_every_level() {
     let mut late = ca_params("late");
     late.not_before = NOW + Duration::SECOND;

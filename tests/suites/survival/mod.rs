@@ -6,6 +6,7 @@ mod above;
 mod clients;
 mod handover;
 mod life;
+mod root;
 mod supervisor;
 mod upgrade;
 mod workloads;

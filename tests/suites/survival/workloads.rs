@@ -256,6 +256,13 @@ pub(super) async fn one(socket: &Path) -> Result<Held, Status> {
     next(&mut open(socket).await?).await
 }
 
+/// The roots that come with a certificate, in DER one after the other.
+pub(super) async fn trusted(socket: &Path) -> Vec<u8> {
+    let mut stream = open(socket).await.expect("a stream");
+    let mut message = receive(&mut stream).await.expect("a certificate");
+    message.svids.swap_remove(0).bundle
+}
+
 async fn open(socket: &Path) -> Result<Streaming<X509svidResponse>, Status> {
     let mut request = Request::new(X509svidRequest {});
     let header = "true".parse().expect("a value");
@@ -265,10 +272,13 @@ async fn open(socket: &Path) -> Result<Streaming<X509svidResponse>, Status> {
 }
 
 async fn next(stream: &mut Streaming<X509svidResponse>) -> Result<Held, Status> {
+    Ok(read(&receive(stream).await?))
+}
+
+async fn receive(stream: &mut Streaming<X509svidResponse>) -> Result<X509svidResponse, Status> {
     let message = timeout(PROMPT, stream.message()).await;
     let message = message.map_err(|_| Status::deadline_exceeded("no answer"))??;
-    let message = message.ok_or_else(|| Status::unavailable("it ended"))?;
-    Ok(read(&message))
+    message.ok_or_else(|| Status::unavailable("it ended"))
 }
 
 fn read(message: &X509svidResponse) -> Held {
