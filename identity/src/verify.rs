@@ -20,7 +20,9 @@ use crate::limits;
 use crate::serial::Serial;
 
 mod error;
+mod issuers;
 pub use error::{VerifyError, Which};
+pub use issuers::ProvenIssuers;
 
 /// An SVID whose chain leads to an authority of its trust domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,6 +88,26 @@ pub fn verify_svid(
     bundles: &BundleSet,
     now: OffsetDateTime,
 ) -> Result<VerifiedSvid, VerifyError> {
+    verify(chain, bundles, now, None)
+}
+
+/// The same with a memory: what stands above the leaf is not verified again where it was
+/// before, by the same roots.
+pub fn verify_svid_again(
+    chain: &[CertificateDer<'_>],
+    bundles: &BundleSet,
+    now: OffsetDateTime,
+    proven: &ProvenIssuers,
+) -> Result<VerifiedSvid, VerifyError> {
+    verify(chain, bundles, now, Some(proven))
+}
+
+fn verify(
+    chain: &[CertificateDer<'_>],
+    bundles: &BundleSet,
+    now: OffsetDateTime,
+    proven: Option<&ProvenIssuers>,
+) -> Result<VerifiedSvid, VerifyError> {
     let facts = facts_of(chain)?;
     let (leaf, intermediates) = facts.split_first().ok_or(VerifyError::Empty)?;
     let spiffe_id = check_leaf(leaf)?;
@@ -107,15 +129,24 @@ pub fn verify_svid(
         now,
         purposes: Purposes::ServerAndClient,
     };
-    let (authority, path_valid) = search.run(chain, &bundle.authorities)?;
+    let path = match proven.and_then(|proven| proven.find(&search, chain, bundle)) {
+        Some(path) => path,
+        None => {
+            let path = search.run(chain, &bundle.authorities)?;
+            if let Some(proven) = proven {
+                proven.remember(&path, chain, bundle);
+            }
+            path
+        }
+    };
     Ok(VerifiedSvid {
         not_before: leaf.not_before,
         not_after: leaf.not_after,
         serial: leaf.serial.clone(),
         dns_names: leaf.dns_names.iter().map(ToString::to_string).collect(),
         spki_sha256: crypto::sha256(leaf.spki),
-        authority,
-        path_valid,
+        authority: path.authority,
+        path_valid: path.valid.and(leaf),
         spiffe_id,
     })
 }
@@ -244,6 +275,15 @@ fn check_time(
     Ok(())
 }
 
+/// What was found above a leaf.
+struct Path {
+    /// The intermediate that signed the leaf; none where the authority did.
+    issuer: Option<CertificateDer<'static>>,
+    authority: CertificateDer<'static>,
+    /// When the intermediates and the authority are valid.
+    valid: PathValidity,
+}
+
 /// One search for a path from the leaf to an authority.
 struct Search<'s> {
     leaf: &'s Facts<'s>,
@@ -254,12 +294,11 @@ struct Search<'s> {
 }
 
 impl Search<'_> {
-    /// The authority at the end of the path, and when the path is valid.
     fn run(
         &self,
         chain: &[CertificateDer<'_>],
         authorities: &[CertificateDer<'static>],
-    ) -> Result<(CertificateDer<'static>, PathValidity), VerifyError> {
+    ) -> Result<Path, VerifyError> {
         let usable: Vec<(TrustAnchor<'_>, &CertificateDer<'static>)> = authorities
             .iter()
             .filter_map(|der| Some((webpki::anchor_from_trusted_cert(der).ok()?, der)))
@@ -275,12 +314,17 @@ impl Search<'_> {
         // path is tried where one fails. Two certificates of one CA (one expired, one
         // renewed) are one anchor to webpki: either may complete the path.
         let refusal: RefCell<Option<VerifyError>> = RefCell::new(None);
-        let accepted: RefCell<Option<(CertificateDer<'static>, PathValidity)>> = RefCell::new(None);
+        let accepted: RefCell<Option<Path>> = RefCell::new(None);
         let check_path = |path: &VerifiedPath<'_>| {
             for (_, der) in usable.iter().filter(|(anchor, _)| anchor == path.anchor()) {
                 match self.check_path(path, der) {
                     Ok(valid) => {
-                        accepted.replace(Some(((*der).clone(), valid)));
+                        let mut above = path.intermediate_certificates();
+                        accepted.replace(Some(Path {
+                            issuer: above.next().map(|issuer| issuer.der().into_owned()),
+                            authority: (*der).clone(),
+                            valid,
+                        }));
                         return Ok(());
                     }
                     Err(error) => drop(refusal.replace(Some(error))),
@@ -307,7 +351,8 @@ impl Search<'_> {
     }
 
     /// What webpki does not check of the CAs on a path: key usage, and everything of the
-    /// authority itself but its name, key and name constraints. Tells when the path is valid.
+    /// authority itself but its name, key and name constraints. Tells when all of them are
+    /// valid.
     fn check_path(
         &self,
         path: &VerifiedPath<'_>,
@@ -315,7 +360,8 @@ impl Search<'_> {
     ) -> Result<PathValidity, VerifyError> {
         let broken = |error: FactsError| VerifyError::Path(error.to_string());
         let mut below = 0_u32;
-        let mut valid = PathValidity::of(self.leaf);
+        let root = Facts::parse(authority).map_err(broken)?;
+        let mut valid = PathValidity::of(&root);
         for intermediate in path.intermediate_certificates() {
             let der = intermediate.der();
             let facts = Facts::parse(&der).map_err(broken)?;
@@ -333,25 +379,24 @@ impl Search<'_> {
                 below += 1;
             }
         }
-        let facts = Facts::parse(authority).map_err(broken)?;
-        let which = || Which::Authority(facts.subject_text.clone());
-        if !facts.is_ca {
+        let which = || Which::Authority(root.subject_text.clone());
+        if !root.is_ca {
             return Err(VerifyError::NotCa(which()));
         }
         // Old roots have no key usage; one that has must allow it.
-        if facts
+        if root
             .key_usage
             .as_ref()
             .is_some_and(|usage| !usage.key_cert_sign())
         {
             return Err(VerifyError::NoKeyCertSign(which()));
         }
-        if facts.path_length.is_some_and(|allowed| allowed < below) {
+        if root.path_length.is_some_and(|allowed| allowed < below) {
             return Err(VerifyError::PathLength(which()));
         }
-        check_ca(&facts, which)?;
-        check_time(&facts, which, self.now)?;
-        Ok(valid.and(&facts))
+        check_ca(&root, which)?;
+        check_time(&root, which, self.now)?;
+        Ok(valid)
     }
 
     /// webpki's verdict in words, with the certificate that is at fault.

@@ -1,7 +1,9 @@
 //! Presented chains: what is accepted, and each fault with its reason.
 
 use citadel_identity::bundle::{Bundle, BundleSet};
-use citadel_identity::verify::{VerifiedSvid, VerifyError, Which, spiffe_id, verify_svid};
+use citadel_identity::verify::{
+    ProvenIssuers, VerifiedSvid, VerifyError, Which, spiffe_id, verify_svid, verify_svid_again,
+};
 use citadel_identity::{FactsError, SpiffeId, SpiffeIdFault, TrustDomain};
 use rcgen::{
     BasicConstraints, CertificateParams, CustomExtension, ExtendedKeyUsagePurpose, GeneralSubtree,
@@ -23,7 +25,13 @@ fn verify(
     bundles: &BundleSet,
 ) -> Result<VerifiedSvid, VerifyError> {
     let chain: Vec<_> = chain.iter().map(|der| (*der).clone()).collect();
-    verify_svid(&chain, bundles, NOW)
+    let verdict = verify_svid(&chain, bundles, NOW);
+    // The same with a memory, empty and not.
+    let proven = ProvenIssuers::default();
+    for _ in 0..2 {
+        assert_eq!(verify_svid_again(&chain, bundles, NOW, &proven), verdict);
+    }
+    verdict
 }
 
 /// The verdict on a leaf, under a good root, whose parameters were bent.
@@ -98,6 +106,62 @@ fn spiffe_req_13_a_chain_to_an_authority_of_its_trust_domain_is_accepted() {
         verify(&[&leaf, &lower.der], &upper_only).unwrap().authority,
         upper.der
     );
+}
+
+#[test]
+fn spiffe_req_13_a_proven_issuer_vouches_for_nothing_but_what_it_signed() {
+    let root = Authority::root(ca_params("root"));
+    let other = Authority::root(ca_params("other"));
+    let mut params = ca_params("ca");
+    params.not_after = NOW + Duration::MINUTE * 30;
+    let ca = root.child(params.clone());
+    let namesake = root.child(params);
+    let stranger = other.child(ca_params("ca"));
+    let leaf = |by: &Authority| by.leaf(&leaf_params(ID));
+    let mut shorter = leaf_params(ID);
+    shorter.not_after = NOW + Duration::MINUTE;
+    let both: BundleSet = Bundle::new(td(), vec![root.der.clone(), other.der.clone()]).into();
+
+    let proven = ProvenIssuers::default();
+    let first = [leaf(&ca), ca.der.clone()];
+    let again = |chain: &[CertificateDer<'static>], bundles: &BundleSet, later: Duration| {
+        // By what a whole search remembers, whatever was asked meanwhile.
+        verify_svid_again(&first, &root.bundles(), NOW, &proven).unwrap();
+        let verdict = verify_svid_again(chain, bundles, NOW + later, &proven);
+        assert_eq!(verdict, verify_svid(chain, bundles, NOW + later));
+        verdict
+    };
+    let bundles = root.bundles();
+    let now = Duration::ZERO;
+    // Another leaf of the same issuer.
+    let verified = again(&[leaf(&ca), ca.der.clone()], &bundles, now).unwrap();
+    assert_eq!(verified.authority, root.der);
+    assert!(!verified.path_valid.contains(NOW + Duration::MINUTE * 45));
+    let short = ca.leaf(&shorter);
+    let verified = again(&[short.clone(), ca.der.clone()], &bundles, now).unwrap();
+    assert!(!verified.path_valid.contains(NOW + Duration::MINUTE * 2));
+    // It signed neither of these, whatever their issuer is called.
+    for by in [&namesake, &stranger] {
+        assert!(again(&[leaf(by), ca.der.clone()], &bundles, now).is_err());
+    }
+    assert!(again(&[leaf(&namesake), namesake.der.clone()], &bundles, now).is_ok());
+    assert!(again(&[leaf(&stranger), stranger.der.clone()], &bundles, now).is_err());
+    assert!(again(&[leaf(&stranger), stranger.der.clone()], &both, now).is_ok());
+    // Who was sent the leaf alone could not show it to anybody.
+    assert!(again(&[leaf(&ca)], &bundles, now).is_err());
+    // The root is trusted no more, by anyone or in this trust domain.
+    assert!(again(&first, &other.bundles(), now).is_err());
+    let elsewhere = Bundle::new("elsewhere.org".try_into().unwrap(), vec![root.der.clone()]);
+    assert!(again(&first, &elsewhere.into(), now).is_err());
+    // Time goes on for the leaf and for the issuer.
+    assert!(again(&[short, ca.der.clone()], &bundles, Duration::MINUTE * 2).is_err());
+    assert!(matches!(
+        again(&first, &bundles, Duration::MINUTE * 45),
+        Err(VerifyError::Expired {
+            which: Which::Intermediate(_),
+            ..
+        })
+    ));
 }
 
 #[test]

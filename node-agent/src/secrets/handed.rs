@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use citadel_identity::{SpiffeId, TrustDomain, bundle::BundleSet, key::KeyError, template};
+use citadel_identity::{
+    SpiffeId, TrustDomain, bundle::BundleSet, key::KeyError, template, verify::ProvenIssuers,
+};
 use citadel_proto::agent::{HandedEntry, HandedSecret, HandedToken, handed_secret::Subject};
 use tokio::time::Instant;
 
@@ -62,9 +64,10 @@ impl SecretManager {
     /// CA had sent it: what does not pass is left, and asked for anew when it is wanted.
     pub(crate) fn restore(&self, secrets: Vec<HandedSecret>, bundles: &BundleSet) -> Restoration {
         let now = Instant::now();
+        let (trust_domain, issuers) = (&self.shared.trust_domain, &self.shared.issuers);
         let mut done = Restoration::default();
         for handed in secrets {
-            let restored = restored(handed, &self.shared.trust_domain, bundles, now);
+            let restored = restored(handed, (trust_domain, bundles), issuers, now);
             let taken = restored.and_then(|restored| {
                 let taken = self.shared.table().restore(restored, now);
                 taken.then_some(()).ok_or(HandedError::NoRoom)
@@ -132,8 +135,8 @@ fn to_handed(entry: &Entry, now: Instant) -> Option<HandedSecret> {
 
 fn restored(
     handed: HandedSecret,
-    trust_domain: &TrustDomain,
-    bundles: &BundleSet,
+    (trust_domain, bundles): (&TrustDomain, &BundleSet),
+    issuers: &ProvenIssuers,
     now: Instant,
 ) -> Result<Restored, HandedError> {
     let proven_pod = optional(handed.proven_pod, "proven_pod")?;
@@ -162,6 +165,7 @@ fn restored(
     let expected = Expected {
         trust_domain,
         bundles,
+        issuers,
         id: wanted.spiffe_id.as_ref(),
         server_ms: given.planned_by.server_ms,
         jitter: given.planned_by.jitter,

@@ -179,7 +179,8 @@ fn make_sample() -> (HandedSecret, BundleSet) {
 }
 
 fn take(handed: HandedSecret, bundles: &BundleSet) -> Result<Restored, HandedError> {
-    restored(handed, &trust_domain(), bundles, Instant::now())
+    let issuers = ProvenIssuers::default();
+    restored(handed, (&trust_domain(), bundles), &issuers, Instant::now())
 }
 
 #[test]

@@ -5,7 +5,7 @@
 
 use std::sync::OnceLock;
 
-use citadel_identity::{SpiffeId, bundle::BundleSet, key::WorkloadKey};
+use citadel_identity::{SpiffeId, bundle::BundleSet, key::WorkloadKey, verify::ProvenIssuers};
 use citadel_proto::v1;
 use proptest::prelude::*;
 use prost::Message as _;
@@ -59,6 +59,7 @@ fn accept(answer: v1::X509Svid, server_ms: i64, wanted: Option<&SpiffeId>) -> Op
     let expected = Expected {
         trust_domain: &trust_domain,
         bundles: &sample.bundles,
+        issuers: &ProvenIssuers::default(),
         id: wanted,
         server_ms,
         jitter: 0.5,

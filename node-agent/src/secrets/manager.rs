@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use citadel_identity::{TrustDomain, bundle::BundleSet};
+use citadel_identity::{TrustDomain, bundle::BundleSet, verify::ProvenIssuers};
 use citadel_runtime::ShutdownSignal;
 use time::OffsetDateTime;
 use tokio::{
@@ -113,6 +113,7 @@ pub(super) struct Shared {
     pub clock: Arc<dyn Clock>,
     pub trust_domain: TrustDomain,
     pub bundles: watch::Receiver<Option<Arc<BundleSet>>>,
+    pub issuers: ProvenIssuers,
     pub metrics: Metrics,
     options: ManagerOptions,
 }
@@ -135,6 +136,7 @@ impl SecretManager {
             clock,
             trust_domain,
             bundles,
+            issuers: ProvenIssuers::default(),
             metrics,
             options,
         };

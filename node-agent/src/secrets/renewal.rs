@@ -109,6 +109,7 @@ impl Asker {
         let expected = Expected {
             trust_domain: &self.shared.trust_domain,
             bundles: &bundles,
+            issuers: &self.shared.issuers,
             id: ask.wanted.spiffe_id.as_ref(),
             server_ms,
             jitter: ask.jitter,

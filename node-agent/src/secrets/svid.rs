@@ -3,7 +3,12 @@
 use std::{fmt, sync::OnceLock};
 
 use citadel_identity::{
-    SpiffeId, TrustDomain, bundle::BundleSet, crypto, key::WorkloadKey, template, verify,
+    SpiffeId, TrustDomain,
+    bundle::BundleSet,
+    crypto,
+    key::WorkloadKey,
+    template,
+    verify::{self, ProvenIssuers},
 };
 use citadel_proto::v1;
 use rustls::pki_types::CertificateDer;
@@ -79,6 +84,8 @@ pub enum SvidError {
 pub(super) struct Expected<'a> {
     pub trust_domain: &'a TrustDomain,
     pub bundles: &'a BundleSet,
+    /// Whose answers were checked before.
+    pub issuers: &'a ProvenIssuers,
     pub id: Option<&'a SpiffeId>,
     /// The CA's clock when it answered, milliseconds since the epoch.
     pub server_ms: i64,
@@ -115,7 +122,8 @@ impl Svid {
         let server_time =
             OffsetDateTime::from_unix_timestamp_nanos(i128::from(expected.server_ms) * 1_000_000)
                 .map_err(|_| SvidError::Malformed("server_time_ms"))?;
-        let verified = verify::verify_svid(&chain, expected.bundles, server_time)?;
+        let verified =
+            verify::verify_svid_again(&chain, expected.bundles, server_time, expected.issuers)?;
         if verified.spiffe_id != id {
             return Err(SvidError::OtherId {
                 got: verified.spiffe_id,
