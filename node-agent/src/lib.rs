@@ -48,7 +48,6 @@ use citadel_runtime::{
     config::ConfigError,
     process, supervisor,
 };
-use envoy_types::pb::envoy::service::secret::v3::secret_discovery_service_server::SecretDiscoveryServiceServer;
 use futures::StreamExt as _;
 use prometheus_client::registry::Registry;
 use tokio::{net::UnixListener, task::JoinHandle};
@@ -71,7 +70,7 @@ use crate::{
     metrics::Metrics,
     passed::Passed,
     pods::Pods,
-    sds::{Sds, folders::FolderRule},
+    sds::{Sds, SdsService, folders::FolderRule},
     secrets::SecretManager,
     socket::{Audience, BoundSocket, SocketError},
     sockets::{Placed, Sources},
@@ -481,7 +480,7 @@ fn router(limits: &Limits, sds: Sds, workload_api: WorkloadApi) -> Router {
     Server::builder()
         .max_concurrent_streams(limits.streams_per_connection)
         .http2_keepalive_interval(Some(Duration::from_secs(60)))
-        .add_service(SecretDiscoveryServiceServer::new(sds).max_decoding_message_size(MAX_REQUEST))
+        .add_service(SdsService::new(sds, MAX_REQUEST))
         .add_service(
             SpiffeWorkloadApiServer::new(workload_api).max_decoding_message_size(MAX_REQUEST),
         )

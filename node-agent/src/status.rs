@@ -164,8 +164,8 @@ fn stream((id, stream): (StreamId, holders::Stream)) -> ServedStream {
 }
 
 fn resource(resource: holders::Resource) -> ServedResource {
-    let spiffe_id = match resource.sent.content {
-        holders::Content::Svid { spiffe_id, .. } => spiffe_id,
+    let spiffe_id = match &*resource.sent.content {
+        holders::Content::Svid { spiffe_id, .. } => spiffe_id.clone(),
         holders::Content::OwnBundle(_) | holders::Content::Other => String::new(),
     };
     let (acknowledged, acknowledged_ms) = resource

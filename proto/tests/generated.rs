@@ -3,6 +3,7 @@
 use std::{error::Error, fs, path::Path};
 
 use prost::Message as _;
+use prost_types::FileDescriptorSet;
 
 /// Messages whose `Debug` is written by hand, since they carry a key or a token.
 const SECRET_MESSAGES: [&str; 9] = [
@@ -23,8 +24,10 @@ const FILES: [&str; 6] = [
     "citadel/agent/v1/handover.proto",
     "citadel/log/v1/entry.proto",
     "istio/v1/auth/ca.proto",
-    "spiffe/workload.proto",
+    WORKLOAD_FILE,
 ];
+
+const WORKLOAD_FILE: &str = "spiffe/workload.proto";
 
 const GENERATED: [&str; 5] = [
     "citadel.v1.rs",
@@ -42,14 +45,25 @@ fn generated_code_is_current() -> Result<(), Box<dyn Error>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let fresh = tempfile::tempdir()?;
     let descriptors = protox::compile(FILES.map(|file| root.join(file)), [root])?;
-    let workload = protox::compile([root.join("spiffe/workload.proto")], [root])?;
+    let workload = protox::compile([root.join(WORKLOAD_FILE)], [root])?;
     fs::write(fresh.path().join(WORKLOAD), workload.encode_to_vec())?;
-    let mut config = tonic_prost_build::Config::new();
-    config.skip_debug(SECRET_MESSAGES);
-    tonic_prost_build::configure()
-        .build_transport(false)
-        .out_dir(fresh.path())
-        .compile_fds_with_config(descriptors, config)?;
+    // Of the Workload API an agent has thousands of streams.
+    for (of_workload, codec) in [
+        (false, "tonic_prost::ProstCodec"),
+        (true, "crate::SmallBuffers"),
+    ] {
+        let belongs =
+            |name: &str| name.starts_with("google/") || (name == WORKLOAD_FILE) == of_workload;
+        let mut file = descriptors.file.clone();
+        file.retain(|file| belongs(file.name()));
+        let mut config = tonic_prost_build::Config::new();
+        config.skip_debug(SECRET_MESSAGES);
+        tonic_prost_build::configure()
+            .build_transport(false)
+            .codec_path(codec)
+            .out_dir(fresh.path())
+            .compile_fds_with_config(FileDescriptorSet { file }, config)?;
+    }
 
     let committed = root.join("src/gen");
     if std::env::var_os("CITADEL_REGENERATE").is_some() {

@@ -1,5 +1,5 @@
-//! The program on go-spiffe in `testbed/foreign`: a client that shares no code
-//! with ours.
+//! The program on go-spiffe and gRPC-Go in `testbed/foreign`: a client that shares no
+//! code with ours.
 
 use std::path::Path;
 use std::time::Duration;
@@ -52,6 +52,27 @@ impl Foreign {
     ) -> Result<Value, String> {
         let launch = Launch::new("foreign-log", part("FOREIGN")).arg("log");
         outcome(launch.args(args), dir, deadline).await
+    }
+
+    /// `foreign provider`: gRPC-Go's certificate providers of a bootstrap file, until they
+    /// have had so many certificates of this ID. A line for each.
+    pub async fn provided(
+        dir: &TestDir,
+        bootstrap: &Path,
+        id: &str,
+        certificates: usize,
+        deadline: Duration,
+    ) -> Vec<Value> {
+        let launch = Launch::new("foreign-provider", part("FOREIGN"))
+            .args(["provider", "--expect-id", id, "--updates"])
+            .arg(certificates.to_string())
+            .arg(format!("--timeout={}s", deadline.as_secs()))
+            .arg("--bootstrap")
+            .arg(bootstrap);
+        let process = launch.start(dir);
+        let status = process.wait(deadline + Duration::from_secs(5)).await;
+        assert!(status.success(), "{}", process.log());
+        Self { process }.events("provided")
     }
 
     /// The process.

@@ -113,7 +113,7 @@ impl Holders {
 
 impl Tracked {
     /// A resource is about to be sent.
-    pub fn sent(&self, name: &str, version: &str, content: Content) {
+    pub fn sent(&self, name: &str, version: &str, content: Arc<Content>) {
         let now = self.holders.now();
         self.holders
             .table()
@@ -121,7 +121,7 @@ impl Tracked {
     }
 
     /// The client says that it has held this since an earlier stream.
-    pub fn brought(&self, name: &str, version: &str, content: Content) {
+    pub fn brought(&self, name: &str, version: &str, content: Arc<Content>) {
         self.sent(name, version, content);
         self.acknowledged(name, version);
     }

@@ -65,8 +65,8 @@ pub struct Resource {
 pub struct Version {
     /// As it was told to the client.
     pub text: String,
-    /// What it is.
-    pub content: Content,
+    /// What it is; one copy for all streams that were sent it.
+    pub content: Arc<Content>,
     /// When it was sent or taken.
     pub at: OffsetDateTime,
 }
@@ -78,7 +78,8 @@ impl Resource {
             sent: sent.clone(),
             acknowledged: None,
             refused: None,
-            awaited: VecDeque::new(),
+            // Of most resources one answer is awaited at a time.
+            awaited: VecDeque::with_capacity(1),
         };
         resource.send(sent);
         resource

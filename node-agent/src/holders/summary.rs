@@ -69,7 +69,7 @@ impl<'s> Process<'s> {
             } else {
                 Some(&resource.sent)
             };
-            match &resource.sent.content {
+            match &*resource.sent.content {
                 Content::Svid { .. } => {
                     let svid = runs_on.unwrap_or(&resource.sent);
                     self.svids.push(&svid.content);
@@ -78,7 +78,7 @@ impl<'s> Process<'s> {
                     let grade = if by_sds { Grade::A } else { Grade::B };
                     let shown = resource.acknowledged.as_ref();
                     self.shown
-                        .push(shown.and_then(|taken| match &taken.content {
+                        .push(shown.and_then(|taken| match &*taken.content {
                             Content::OwnBundle(hash) => Some((grade, hash.as_str())),
                             Content::Svid { .. } | Content::Other => None,
                         }));

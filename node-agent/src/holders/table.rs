@@ -1,10 +1,13 @@
 //! The streams and what is kept of them, within a bound. Time is passed in.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use time::OffsetDateTime;
 
 use super::stream::{Content, Resource, Stream, StreamId, Version};
+
+/// Resources of one stream for which room is made one by one.
+const FEW: usize = 4;
 
 pub(super) struct Table {
     streams: BTreeMap<StreamId, Stream>,
@@ -45,7 +48,7 @@ impl Table {
         id: StreamId,
         name: &str,
         version: &str,
-        content: Content,
+        content: Arc<Content>,
         at: OffsetDateTime,
     ) {
         let full = self.resources >= self.limit;
@@ -61,6 +64,10 @@ impl Table {
             Some(resource) => resource.send(sent),
             None if full => *self.untracked.entry(id).or_default() += 1,
             None => {
+                // Most streams have one resource or two.
+                if stream.resources.len() < FEW {
+                    stream.resources.reserve_exact(1);
+                }
                 stream.resources.push(Resource::new(name, sent));
                 self.resources += 1;
             }

@@ -37,12 +37,12 @@ impl World {
             not_after,
             pod_uid: Some("uid".into()),
         };
-        self.0.sent(stream, "default", serial, content, NOW);
+        self.0.sent(stream, "default", serial, content.into(), NOW);
     }
 
     fn bundle(&mut self, stream: StreamId, hash: &str) {
         let content = Content::OwnBundle(hash.into());
-        self.0.sent(stream, "ROOTCA", hash, content, NOW);
+        self.0.sent(stream, "ROOTCA", hash, content.into(), NOW);
     }
 
     fn ack(&mut self, stream: StreamId, name: &str, version: &str) -> Option<Duration> {
@@ -147,14 +147,14 @@ fn what_is_kept_is_bounded_and_says_so() {
     let mut world = World(Table::new(3));
     let stream = world.open("sds", 1);
     for name in ["a", "b", "c", "d", "e"] {
-        world.0.sent(stream, name, "1", Content::Other, NOW);
+        world.0.sent(stream, name, "1", Content::Other.into(), NOW);
     }
     assert_eq!(
         (world.0.untracked(), world.summary("h").complete),
         (2, false)
     );
     // Known ones go on, and room is given back.
-    world.0.sent(stream, "a", "2", Content::Other, NOW);
+    world.0.sent(stream, "a", "2", Content::Other.into(), NOW);
     assert!(world.ack(stream, "a", "2").is_some());
     world.0.close(stream);
     assert!(world.summary("h").complete);
@@ -167,7 +167,13 @@ fn what_is_kept_is_bounded_and_says_so() {
         resources: Vec::new(),
     });
     for version in 0..100 {
-        table.sent(stream, "a", &version.to_string(), Content::Other, NOW);
+        table.sent(
+            stream,
+            "a",
+            &version.to_string(),
+            Content::Other.into(),
+            NOW,
+        );
     }
     assert!(table.acknowledged(stream, "a", "3", NOW).is_none());
     assert!(table.acknowledged(stream, "a", "98", NOW).is_some());

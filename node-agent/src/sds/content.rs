@@ -177,7 +177,7 @@ impl<'s> Content<'s> {
     }
 
     /// What `name` stands for, for the count of who runs on what.
-    pub fn holding(&self, name: &str) -> holders::Content {
+    pub fn holding(&self, name: &str) -> Arc<holders::Content> {
         match self.find(name) {
             Some(Resource::Certificate(svid)) => svid.holding(),
             Some(Resource::Roots(bundles)) => bundles
@@ -185,8 +185,9 @@ impl<'s> Content<'s> {
                 .find(|bundle| bundle.trust_domain == *self.own)
                 .map_or(holders::Content::Other, |bundle| {
                     holders::Content::OwnBundle(bundle.authorities_sha256())
-                }),
-            Some(Resource::File(_)) | None => holders::Content::Other,
+                })
+                .into(),
+            Some(Resource::File(_)) | None => holders::Content::Other.into(),
         }
     }
 

@@ -6,6 +6,7 @@ pub mod files;
 pub mod folders;
 mod forms;
 pub mod protocol;
+mod service;
 mod session;
 
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use envoy_types::pb::envoy::service::{
 use tokio::time::Instant;
 use tonic::{Code, Request, Response, Status, Streaming};
 
+pub use self::service::SdsService;
 use self::{
     content::Content,
     files::Files,

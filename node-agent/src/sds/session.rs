@@ -29,6 +29,9 @@ const WITHOUT_IDENTITY: Duration = Duration::from_millis(250);
 /// What a stream's client gets.
 pub(super) type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
+/// To the client. Boxed: a channel has room for 32 at once, whatever its capacity.
+type Sender<T> = mpsc::Sender<Box<Result<T, Status>>>;
+
 /// A stream of either form.
 struct Session<F: Form> {
     sds: Sds,
@@ -36,7 +39,7 @@ struct Session<F: Form> {
     form: F,
     files: FileNames,
     tracked: Tracked,
-    sender: mpsc::Sender<Result<F::Response, Status>>,
+    sender: Sender<F::Response>,
 }
 
 /// What of the subscription stands for files.
@@ -78,11 +81,11 @@ pub(super) fn serve<F: Form>(
         };
         if let Err(status) = ended {
             // Not waiting for a client that reads nothing any more.
-            let _ = sender.try_send(Err(status));
+            let _ = sender.try_send(Box::new(Err(status)));
         }
         drop(counted);
     });
-    Box::pin(ReceiverStream::new(receiver))
+    Box::pin(ReceiverStream::new(receiver).map(|response| *response))
 }
 
 impl<F: Form> Session<F> {
@@ -146,7 +149,7 @@ impl<F: Form> Session<F> {
                 removed = ?told.removed,
                 "secrets pushed"
             );
-            room.send(Ok(response));
+            room.send(Box::new(Ok(response)));
         }
         Ok(())
     }

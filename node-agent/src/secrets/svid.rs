@@ -1,6 +1,9 @@
 //! A certificate with its key, and the checks before one is taken over.
 
-use std::{fmt, sync::OnceLock};
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+};
 
 use citadel_identity::{
     SpiffeId, TrustDomain,
@@ -37,6 +40,7 @@ pub struct Svid {
     pub pod_uid: Option<String>,
     /// See [`Self::encoded`].
     pub(super) encoded: OnceLock<Zeroizing<Vec<u8>>>,
+    pub(super) holding: OnceLock<Arc<holders::Content>>,
     pub(super) plan: Plan,
     pub(super) planned_by: PlannedBy,
     pub(super) received: Instant,
@@ -150,6 +154,7 @@ impl Svid {
             hint: answer.hint,
             pod_uid: (!answer.pod_uid.is_empty()).then_some(answer.pod_uid),
             encoded: OnceLock::new(),
+            holding: OnceLock::new(),
             plan,
             planned_by,
             received: expected.received,
@@ -164,13 +169,16 @@ impl Svid {
     }
 
     /// For the count of who runs on what.
-    pub fn holding(&self) -> holders::Content {
-        holders::Content::Svid {
-            spiffe_id: self.id.to_string(),
-            serial: self.serial.clone(),
-            not_after: self.not_after.unix_timestamp(),
-            pod_uid: self.pod_uid.clone(),
-        }
+    pub fn holding(&self) -> Arc<holders::Content> {
+        let holding = self.holding.get_or_init(|| {
+            Arc::new(holders::Content::Svid {
+                spiffe_id: self.id.to_string(),
+                serial: self.serial.clone(),
+                not_after: self.not_after.unix_timestamp(),
+                pod_uid: self.pod_uid.clone(),
+            })
+        });
+        Arc::clone(holding)
     }
 
     pub(super) fn expires(&self) -> Instant {

@@ -36,6 +36,7 @@ fn svid(now: Instant, renew_in: u64, expires_in: u64) -> Svid {
             jitter: 0.0,
         },
         encoded: OnceLock::new(),
+        holding: OnceLock::new(),
         plan: Plan {
             renew_in: Duration::from_secs(renew_in),
             expires_in: Duration::from_secs(expires_in),

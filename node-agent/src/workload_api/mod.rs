@@ -13,7 +13,7 @@ use citadel_proto::workload::{
     X509svidResponse, spiffe_workload_api_server::SpiffeWorkloadApi,
 };
 use citadel_runtime::ShutdownSignal;
-use futures::Stream;
+use futures::{Stream, StreamExt as _};
 use tokio::{sync::mpsc, time::Instant};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Extensions, Request, Response, Status, metadata::MetadataMap};
@@ -122,16 +122,18 @@ impl WorkloadApi {
                 () = gone.cancelled() => Status::unavailable("the caller's process has ended"),
                 () = shutdown.wait() => Status::unavailable("the agent is shutting down"),
             };
-            let _ = sender.try_send(Err(ended));
+            let _ = sender.try_send(Box::new(Err(ended)));
         });
-        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+        let answers = ReceiverStream::new(receiver).map(|answer| *answer);
+        Ok(Response::new(Box::pin(answers)))
     }
 }
 
 /// Pushes until the caller has nothing any more, and says why.
 async fn push<T: Answer>(
     mut view: View,
-    sender: &mpsc::Sender<Result<T, Status>>,
+    // Boxed: a channel has room for 32 at once, whatever its capacity.
+    sender: &mpsc::Sender<Box<Result<T, Status>>>,
     mut sent: Sent,
     rpc: &'static str,
     own: &TrustDomain,
@@ -160,7 +162,7 @@ async fn push<T: Answer>(
         if complete && !snapshot.svids.is_empty() && !snapshot.bundles.is_empty() {
             let now = T::shown(&snapshot);
             if shown.as_ref() != Some(&now) {
-                room.send(Ok(T::of(&snapshot, own)));
+                room.send(Box::new(Ok(T::of(&snapshot, own))));
                 sent.note(&snapshot, own);
                 shown = Some(now);
             }

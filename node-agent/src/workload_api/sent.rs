@@ -52,7 +52,7 @@ impl Sent {
                 } else {
                     Content::Other
                 };
-                self.tracked.sent(&name, bundle, content);
+                self.tracked.sent(&name, bundle, content.into());
             } else if serials != self.serials {
                 self.tracked.acknowledged(&name, bundle);
             }

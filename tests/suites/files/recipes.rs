@@ -3,6 +3,7 @@
 use citadel_tests::citadel::Agent;
 use citadel_tests::dir::TestDir;
 use citadel_tests::document::Here;
+use citadel_tests::foreign::Foreign;
 use citadel_tests::postgres::Postgres;
 use citadel_tests::process::{Launch, Process};
 use citadel_tests::{secrets, wait};
@@ -88,7 +89,7 @@ async fn every_recipe_of_the_document_works() {
     ];
     let here = Here(here.map(|(there, here)| (there.to_owned(), here)).into());
     let yaml = |text: &str| -> Value { serde_saphyr::from_str(&here.put(text)).unwrap() };
-    let rules: Vec<Value> = ["PostgreSQL", "HAProxy", "Java"]
+    let rules: Vec<Value> = ["PostgreSQL", "HAProxy", "Java", "gRPC"]
         .iter()
         .flat_map(|heading| {
             let rules = yaml(&first(heading, "yaml"));
@@ -110,9 +111,9 @@ async fn every_recipe_of_the_document_works() {
         agent: node.agent,
     };
     let _renewed = nginx(&scene).await;
-    tokio::join!(postgres(&scene, database), haproxy(&scene));
+    tokio::join!(postgres(&scene, database), haproxy(&scene), grpc(&scene));
     java.await.unwrap();
-    for folder in ["nginx", "haproxy", "postgres", "app"] {
+    for folder in ["nginx", "haproxy", "postgres", "app", "grpc"] {
         let key = scene.dir.join(folder).join("svid_key.pem");
         secrets::register_key_file("SVID key", &key);
     }
@@ -175,6 +176,20 @@ async fn haproxy(scene: &Scene) {
         .get("lb.example.org", port, "")
         .await
         .expect_err("a client without an SVID");
+}
+
+/// gRPC-Go's certificate provider.
+async fn grpc(scene: &Scene) {
+    scene.file("grpc/svid.pem").await;
+    let bootstrap = first("gRPC", "json").replace("\"60s\"", "\"0.2s\"");
+    let bootstrap = scene
+        .dir
+        .write("bootstrap.json", scene.here.put(&bootstrap));
+    let id = "spiffe://example.org/web";
+    let provided = Foreign::provided(&scene.dir, &bootstrap, id, 3, DEADLINE).await;
+    let mut serials: Vec<_> = provided.iter().map(|line| &line["serial"]).collect();
+    serials.dedup();
+    assert_eq!(serials.len(), 3, "{provided:#?}");
 }
 
 async fn postgres(scene: &Scene, dir: TestDir) {

@@ -1,5 +1,6 @@
-// Command foreign is a client and server built on go-spiffe, and a verifier of
-// logs built on the Go checksum database's packages. Their code shares nothing
+// Command foreign is a client and server built on go-spiffe, a user of gRPC-Go's
+// certificate providers, and a verifier of logs built on the Go checksum database's
+// packages. Their code shares nothing
 // with ours: what they accept is what the rest of the world accepts.
 // Facts go to standard output, one JSON object a line; the exit code is 0 only
 // when what was asked for happened.
@@ -15,15 +16,18 @@ const usage = `usage: foreign COMMAND
   source --updates N --timeout D       watch the Workload API
   client --addr HOST:PORT --expect-id ID [--count N | --forever] [--interval D]
   server --listen HOST:PORT --expect-id ID
+  provider --bootstrap FILE --expect-id ID --updates N --timeout D
+                                       gRPC's certificate providers
   log --source DIR|URL --key KEY [--entries N] [--older DIR] [--proofs FILE]
 source, client and server find the Workload API by SPIFFE_ENDPOINT_SOCKET.`
 
 var commands = map[string]func([]string) error{
-	"verify": verify,
-	"source": source,
-	"client": client,
-	"log":    verifyLog,
-	"server": server,
+	"verify":   verify,
+	"source":   source,
+	"client":   client,
+	"log":      verifyLog,
+	"provider": provider,
+	"server":   server,
 }
 
 func main() {
