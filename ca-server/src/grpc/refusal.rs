@@ -183,14 +183,15 @@ impl From<&IssuanceError> for Refusal {
                 reason,
                 UNAVAILABLE_RETRY,
             ),
-            IssuanceError::Store(_) | IssuanceError::Sign(_) | IssuanceError::IssuerExpiring(_) => {
-                Self::retryable(
-                    Code::Unavailable,
-                    "no certificate can be issued right now: try again",
-                    reason,
-                    UNAVAILABLE_RETRY,
-                )
-            }
+            IssuanceError::Store(_)
+            | IssuanceError::Sign(_)
+            | IssuanceError::IssuerExpiring(_)
+            | IssuanceError::IssuerNotYetValid(_) => Self::retryable(
+                Code::Unavailable,
+                "no certificate can be issued right now: try again",
+                reason,
+                UNAVAILABLE_RETRY,
+            ),
             IssuanceError::Profile(_) | IssuanceError::Lint(_) | IssuanceError::NoIntent => {
                 Self::new(
                     Code::Internal,

@@ -28,6 +28,9 @@ pub enum IssuanceError {
     /// The issuer can't cover the shortest lifetime any more.
     #[error("the issuing certificate expires at {0}: it can't issue any more")]
     IssuerExpiring(time::OffsetDateTime),
+    /// This machine's clock stands before the issuer's validity: somebody set it back.
+    #[error("the issuing certificate is valid from {0} on: the clock of this machine is behind")]
+    IssuerNotYetValid(time::OffsetDateTime),
     /// The certificate could not be built.
     #[error("profile: {0}")]
     Profile(#[from] ProfileError),
@@ -51,9 +54,11 @@ impl IssuanceError {
         match self {
             Self::Csr(_) => CSR_ERROR,
             Self::Profile(_) | Self::Lint(_) => "CERT_GEN_ERROR",
-            Self::IssuerExpiring(_) | Self::NoIntent | Self::Sign(_) | Self::Store(_) => {
-                "CA_NOT_READY"
-            }
+            Self::IssuerExpiring(_)
+            | Self::IssuerNotYetValid(_)
+            | Self::NoIntent
+            | Self::Sign(_)
+            | Self::Store(_) => "CA_NOT_READY",
         }
     }
 }

@@ -91,7 +91,8 @@ impl Template {
     /// issuer's at the latest.
     ///
     /// # Errors
-    /// [`IssuanceError::IssuerExpiring`] when the issuer has less than `shortest` left.
+    /// [`IssuanceError::IssuerExpiring`] when the issuer has less than `shortest` left,
+    /// [`IssuanceError::IssuerNotYetValid`] when its validity has not begun.
     pub fn new(
         grant: Grant,
         key: ProvenKey,
@@ -101,14 +102,18 @@ impl Template {
     ) -> Result<Self, IssuanceError> {
         // Certificates count whole seconds: what is cut off must not make them longer.
         let now_s = now.replace_nanosecond(0).unwrap_or(now);
-        let issuer_end = issuer.certificate().not_after();
+        let certificate = issuer.certificate();
+        let (issuer_start, issuer_end) = (certificate.not_before(), certificate.not_after());
+        if now < issuer_start {
+            return Err(IssuanceError::IssuerNotYetValid(issuer_start));
+        }
         let lifetime = Duration::try_from(grant.lifetime()).unwrap_or(Duration::HOUR);
         let not_after = (now_s + lifetime).min(issuer_end);
         if not_after - now_s < shortest.min(grant.lifetime()) {
             return Err(IssuanceError::IssuerExpiring(issuer_end));
         }
         let backdate = MAX_BACKDATE.min(lifetime / 10);
-        let not_before = (now_s - backdate).max(issuer.certificate().not_before());
+        let not_before = (now_s - backdate).max(issuer_start);
         let serial = Serial::new(u64::try_from(unix_ms(now)).unwrap_or_default());
         let request = SvidRequest {
             spiffe_id: grant.spiffe_id().clone(),

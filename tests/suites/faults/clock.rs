@@ -44,7 +44,8 @@ async fn a_clock_that_is_set_back_an_hour_makes_nothing_inconsistent() {
     claims["iat"] = json!(issued_at - 2 * HOUR);
     claims["nbf"] = json!(issued_at - 2 * HOUR);
     claims["exp"] = json!(issued_at + 2 * HOUR);
-    let old = client(&scene.api.sign_token(&claims));
+    let old = scene.api.sign_token(&claims);
+    let (old, early) = (client(&old), client(&old));
     let young = client(&workload.token);
     let mut patient = Patient {
         scene,
@@ -71,6 +72,14 @@ async fn a_clock_that_is_set_back_an_hour_makes_nothing_inconsistent() {
         (series(&metrics, name)? > 3500.0).then_some(())
     })
     .await;
+
+    // Before the issuer's own time nothing can be issued, until the clock is right again.
+    dir.write("offset", format!("-{}\n", HOUR * 3 / 2));
+    let refused = early.issue(&csr::plain()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable, "{refused}");
+    let line = patient.scene.ca.refusals().pop().unwrap().to_string();
+    assert!(line.contains("clock of this machine is behind"), "{line}");
+    dir.write("offset", format!("-{HOUR}\n"));
 
     // What starts with such a clock goes on with the log of the future.
     patient.scene.ca.kill_and_start_again().await;
