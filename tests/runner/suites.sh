@@ -15,36 +15,79 @@ suite_line() {
 
 run_suites() {
     check_table || return 0
-    run_kind beside "${CITADEL_TEST_JOBS:-$(($(nproc) + 1))}"
-    run_kind pair 2
-    run_kind alone 1
+    note_left_out
+    # Both are read first, so that no suite eats them as its input.
+    local loads besides
+    mapfile -t loads < <(suites_of load)
+    mapfile -t besides < <(suites_of beside)
+    local jobs=${CITADEL_TEST_JOBS:-$(($(nproc) + 1))} load=0 beside=0
+    while [ $((load + beside)) -lt $((${#loads[@]} + ${#besides[@]})) ]; do
+        while [ ${#suite_of[@]} -ge "$jobs" ]; do reap; done
+        if [ "$load" -lt ${#loads[@]} ] && ! any_running "${loads[@]:0:$load}"; then
+            # shellcheck disable=SC2086 # name, threads, minutes
+            launch ${loads[load++]}
+        elif [ "$beside" -lt ${#besides[@]} ]; then
+            # shellcheck disable=SC2086
+            launch ${besides[beside++]}
+        else
+            reap
+        fi
+    done
+    while [ ${#suite_of[@]} -gt 0 ]; do reap; done
+    run_at_once 2 pair
+    run_at_once 1 alone
 }
 
-# run_kind WHEN JOBS: the suites of one kind, so many at once.
-run_kind() {
-    local kind=$1 jobs=$2 line table name when set threads minutes needs
-    # The table is read first, so that no suite eats it as its input.
-    mapfile -t table < <(suites_table)
-    for line in "${table[@]}"; do
-        read -r name when set threads minutes needs <<<"$line"
-        [ "$when" = "$kind" ] && wanted "$name" "$set" "$needs" || continue
-        while [ ${#suite_of[@]} -ge "$jobs" ]; do reap; done
-        launch "$name" "$threads" "$minutes"
+# run_at_once JOBS WHEN: the suites of one kind, so many at once.
+run_at_once() {
+    local line lines
+    mapfile -t lines < <(suites_of "$2")
+    for line in ${lines[@]+"${lines[@]}"}; do
+        while [ ${#suite_of[@]} -ge "$1" ]; do reap; done
+        # shellcheck disable=SC2086
+        launch $line
     done
     while [ ${#suite_of[@]} -gt 0 ]; do reap; done
 }
 
-# wanted NAME SET NEEDS
+# suites_of WHEN: name, threads and minutes of those that this run is about.
+suites_of() {
+    local name when set threads minutes needs
+    while read -r name when set threads minutes needs; do
+        [ "$when" != "$1" ] || ! wanted "$name" "$set" || echo "$name $threads $minutes"
+    done < <(suites_that_can_run)
+}
+
+# any_running LINE…: whether a suite of these lines runs now.
+any_running() {
+    local line
+    for line; do
+        [[ " ${suite_of[*]} " != *" ${line%% *} "* ]] || return 0
+    done
+    return 1
+}
+
+# wanted NAME SET
 wanted() {
     if [ ${#only[@]} -gt 0 ]; then
-        [[ " ${only[*]} " == *" $1 "* ]] || return 1
-    elif $quick && [ "$2" != quick ]; then
-        return 1
+        [[ " ${only[*]} " == *" $1 "* ]]
+    else
+        ! $quick || [ "$2" = quick ]
     fi
-    if [ -n "$without" ] && [ "$3" = "$without" ]; then
-        left_out+=("$1")
-        return 1
-    fi
+}
+
+# suites_that_can_run: the table without what --without leaves out.
+suites_that_can_run() {
+    suites_table | awk -v without="$without" 'without == "" || $6 != without'
+}
+
+# note_left_out: names in the last lines what --without leaves out.
+note_left_out() {
+    local name when set threads minutes needs
+    [ -n "$without" ] || return 0
+    while read -r name when set threads minutes needs; do
+        [ "$needs" != "$without" ] || ! wanted "$name" "$set" || left_out+=("$name")
+    done < <(suites_table)
 }
 
 # check_table: a suite that nobody runs would be skipped in silence.

@@ -21,8 +21,9 @@ use rustls::pki_types::CertificateDer;
 use tokio::time::Instant;
 
 use super::{
+    attest::AttestError,
     identity::{AgentSvid, AgentSvidError},
-    session::{AttestError, Session},
+    session::Session,
     streams,
 };
 use crate::handover::certificate::{Given, Holding};

@@ -1,14 +1,17 @@
 //! The CA as the agent sees it: its own identity, batches, entries, trust bundles.
 
+mod attest;
 mod conflicts;
 mod entries;
 mod handed;
 #[cfg(test)]
 mod hostile_answers;
 mod identity;
+mod kept;
 mod reports;
 mod session;
 mod skew;
+mod status;
 mod streams;
 mod token;
 mod trust;

@@ -10,7 +10,8 @@ use tonic::Code;
 
 use super::{
     CaError,
-    session::{Link, Session, error_of},
+    session::{Link, Session},
+    status::error_of,
 };
 use crate::holders::{Behind, Holders, Summary};
 

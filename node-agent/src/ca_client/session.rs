@@ -10,15 +10,9 @@ use std::{
 };
 
 use async_trait::async_trait;
-use citadel_identity::{
-    SpiffeId, TrustDomain,
-    key::WorkloadKey,
-    tls::Trust,
-    x509pop::{self, NodeKey},
-};
+use citadel_identity::{SpiffeId, TrustDomain};
 use citadel_proto::v1::{
-    AttestAgentRequest, AttestAgentResponse, EntriesUpdate, GetChallengeRequest, IssueBatchRequest,
-    IssueItem, JoinToken, NodeCertificate, agent_service_client::AgentServiceClient,
+    EntriesUpdate, IssueBatchRequest, IssueItem, agent_service_client::AgentServiceClient,
 };
 use citadel_runtime::{
     ShutdownSignal,
@@ -32,22 +26,18 @@ use tokio::{
     sync::{Notify, watch},
     time::Instant,
 };
-use tonic::{Code, Request, Status, metadata::MetadataValue, transport::Channel};
-use zeroize::Zeroizing;
+use tonic::transport::Channel;
 
 use super::{
-    Ca, CaError, Entries, FirstTrust, Issued, TokenSource, identity::AgentSvid, skew::Skew,
-    streams, trust::TrustStore,
+    Ca, CaError, Entries, FirstTrust, Issued, TokenSource,
+    attest::{AttestError, local},
+    identity::AgentSvid,
+    skew::Skew,
+    status::error_of,
+    streams,
+    trust::TrustStore,
 };
-use crate::{
-    clock::Clock,
-    external::{self, External, Joining},
-    metrics::Metrics,
-    secrets::timing,
-};
-
-/// How long an attestation may take: the CA may have to ask its API server.
-const ATTEST_DEADLINE: Duration = Duration::from_secs(10);
+use crate::{clock::Clock, external::External, metrics::Metrics, secrets::timing};
 
 /// How long a batch may take. Short enough that a hung CA costs a certificate of 15 s
 /// one try, not its life.
@@ -65,7 +55,7 @@ const REATTEST_EVERY: Duration = Duration::from_secs(5);
 const DOUBT_AFTER: u32 = 3;
 
 /// Bounds of a connection to the CA.
-const CHANNEL: ChannelOptions = ChannelOptions {
+pub(super) const CHANNEL: ChannelOptions = ChannelOptions {
     connect_timeout: Duration::from_secs(3),
     keepalive_interval: Duration::from_secs(10),
     keepalive_timeout: Duration::from_secs(5),
@@ -97,9 +87,9 @@ pub enum Credential {
 
 /// See the module. One for the process.
 pub struct Session {
-    config: SessionConfig,
+    pub(super) config: SessionConfig,
     pub(super) trust: Arc<TrustStore>,
-    credential: Credential,
+    pub(super) credential: Credential,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) skew: Skew,
     ready: PartHandle,
@@ -140,19 +130,6 @@ pub struct Standing {
 pub(super) struct Link {
     pub client: AgentServiceClient<Channel>,
     svid: Arc<AgentSvid>,
-}
-
-/// Why an attestation failed.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum AttestError {
-    #[error("{0}")]
-    Local(String),
-    #[error("the CA refuses this agent: {0}")]
-    Refused(String),
-    #[error("{0}")]
-    Call(#[from] CaError),
-    #[error("{0}")]
-    Answer(#[from] super::identity::AgentSvidError),
 }
 
 impl Session {
@@ -260,66 +237,6 @@ impl Session {
         Ok((link.svid.id.clone(), link.svid.not_after))
     }
 
-    /// On a node outside Kubernetes: the roots of the moment are there after a restart.
-    async fn keep_roots(&self) {
-        let Credential::External(external) = &self.credential else {
-            return std::future::pending().await;
-        };
-        let mut bundles = self.bundles();
-        while bundles.changed().await.is_ok() {
-            let set = bundles.borrow_and_update().clone();
-            let own = set.as_ref().and_then(|set| set.get(self.trust_domain()));
-            if let Some(Err(error)) = own.map(|own| external.keep_bundle(own)) {
-                tracing::error!(%error, "the trust bundle is not kept for the next start");
-            }
-        }
-    }
-
-    /// The SVID that this node kept over a restart, or that `citadel node join` put there; each
-    /// is tried once.
-    fn kept_svid(&self, seen: &mut Vec<u8>, held: Option<&AgentSvid>) -> Option<Arc<AgentSvid>> {
-        let Credential::External(external) = &self.credential else {
-            return None;
-        };
-        let kept = match external.kept() {
-            Ok(kept) => kept?,
-            Err(error) => {
-                tracing::error!(%error, "this node's own SVID is not to be had");
-                return None;
-            }
-        };
-        let leaf = kept.chain.first()?;
-        if *leaf == *seen || held.and_then(AgentSvid::leaf) == Some(leaf) {
-            return None;
-        }
-        seen.clone_from(leaf);
-        let bundles = kept.bundles();
-        let now = self.clock.now();
-        let now_ms = i64::try_from(now.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX);
-        let restored = WorkloadKey::from_pkcs8(&kept.key)
-            .map_err(|error| error.to_string())
-            .and_then(|key| {
-                AgentSvid::restore(
-                    &kept.chain,
-                    Arc::new(key),
-                    self.trust_domain(),
-                    &bundles,
-                    now_ms,
-                )
-                .map_err(|error| error.to_string())
-            });
-        match restored {
-            Ok(svid) => {
-                self.trust.adopt(bundles);
-                Some(Arc::new(svid))
-            }
-            Err(reason) => {
-                tracing::warn!(reason, "the SVID that this node kept is of no use any more");
-                None
-            }
-        }
-    }
-
     async fn keep_identity(&self) {
         // Handed over by the process before this one.
         let link = self.link.borrow().clone();
@@ -418,138 +335,19 @@ impl Session {
 
     /// Works under an identity that the process before this one had.
     pub(super) fn adopt(&self, svid: AgentSvid) -> Result<(), AttestError> {
-        let svid = Arc::new(svid);
-        let client = AgentServiceClient::new(self.channel(Some(Arc::clone(&svid)))?);
-        self.link
-            .send_replace(Some(Arc::new(Link { client, svid })));
+        let link = self.link_under(Arc::new(svid))?;
+        self.link.send_replace(Some(Arc::new(link)));
         self.ready.set_ready();
         Ok(())
     }
 
-    async fn attest(&self, by_svid: Option<Arc<AgentSvid>>) -> Result<Link, AttestError> {
-        let local = |error: &dyn std::fmt::Display| AttestError::Local(error.to_string());
-        let joining = match &self.credential {
-            Credential::External(external) if by_svid.is_none() => {
-                let joining = external.joining(&self.config.trust_domain);
-                Some(joining.map_err(|error| local(&error))?)
-            }
-            _ => None,
-        };
-        let key = match &joining {
-            Some(Joining::Token(_, key)) => Arc::clone(key),
-            _ => Arc::new(WorkloadKey::generate().map_err(|error| local(&error))?),
-        };
-        let csr = key.csr().map_err(|error| local(&error))?;
-        let channel = match &joining {
-            Some(Joining::Token(token, _)) => self.channel_to(token)?,
-            _ => self.channel(by_svid.clone())?,
-        };
-        let mut client = AgentServiceClient::new(channel);
-        let mut shown = AttestAgentRequest {
-            csr,
-            ..AttestAgentRequest::default()
-        };
-        match &joining {
-            None => {}
-            Some(Joining::Token(token, _)) => {
-                let mut join_token = JoinToken::default();
-                join_token.id = token.id.to_vec();
-                join_token.secret = token.secret.to_vec();
-                shown.join_token = Some(join_token);
-            }
-            Some(Joining::Certificate(chain, key)) => {
-                let proof = prove(&mut client, chain, key, &shown.csr).await?;
-                shown.certificate = Some(proof);
-            }
-        }
-        let mut request = Request::new(shown);
-        if let (None, Credential::Token(source)) = (&by_svid, &self.credential) {
-            let token = source.token().map_err(|error| local(&error))?;
-            let bearer = Zeroizing::new(format!("Bearer {}", token.as_str()));
-            let mut value = MetadataValue::try_from(bearer.as_str())
-                .map_err(|_| local(&"the token holds characters that no token has"))?;
-            value.set_sensitive(true);
-            request.metadata_mut().insert("authorization", value);
-        }
-        if !self.config.cluster.is_empty() {
-            let value = MetadataValue::try_from(self.config.cluster.as_str())
-                .map_err(|_| local(&"the cluster's name is no header value"))?;
-            request.metadata_mut().insert("clusterid", value);
-        }
-        let asked = self.clock.now();
-        let answer = tokio::time::timeout(ATTEST_DEADLINE, client.attest_agent(request))
-            .await
-            .map_err(|_| CaError::Unreachable("no answer in time".to_owned()))?;
-        let AttestAgentResponse {
-            svid,
-            bundles,
-            server_time_ms,
-        } = match answer {
-            Ok(answer) => answer.into_inner(),
-            Err(status) if is_refusal(&status) => {
-                return Err(AttestError::Refused(describe(&status)));
-            }
-            Err(status) => return Err(error_of(&status).into()),
-        };
-        self.skew.note(server_time_ms, asked, self.clock.now());
-        let bundles = streams::bundle_set(bundles);
-        let jitter = rand::rng().random();
-        let chain = svid.as_ref().map(|svid| svid.certificate_chain.clone());
-        let svid = AgentSvid::accept(
-            svid,
-            Arc::clone(&key),
-            &self.config.trust_domain,
-            &bundles,
-            server_time_ms,
-            jitter,
-        )?;
-        let own = bundles.get(&self.config.trust_domain).cloned();
-        if let (Credential::External(external), Some(chain), Some(own)) =
-            (&self.credential, chain, own)
-        {
-            let token = match &joining {
-                Some(Joining::Token(token, _)) => Some(token),
-                _ => None,
-            };
-            let addresses = match token {
-                Some(token) => token.ca_addresses.clone(),
-                None => self
-                    .config
-                    .addresses
-                    .iter()
-                    .map(ToString::to_string)
-                    .collect(),
-            };
-            // The identity counts all the same: it is a restart that would not find it.
-            let joined_with = token.map(|token| token.id);
-            if let Err(error) = external.keep(chain, &key, &own, addresses, joined_with) {
-                tracing::error!(%error, "this node's SVID is not kept for the next start");
-            }
-        }
-        self.trust.update(bundles);
-        let svid = Arc::new(svid);
+    pub(super) fn link_under(&self, svid: Arc<AgentSvid>) -> Result<Link, AttestError> {
         let client = AgentServiceClient::new(self.channel(Some(Arc::clone(&svid)))?);
         Ok(Link { client, svid })
     }
 
-    /// A channel to the CA that a join token names, known by the hash that it carries: nothing
-    /// is sent to another one.
-    fn channel_to(
-        &self,
-        token: &citadel_identity::join_token::JoinToken,
-    ) -> Result<Channel, AttestError> {
-        let local = |error: &dyn std::fmt::Display| AttestError::Local(error.to_string());
-        let trust = Trust::RootSha256(token.root_sha256);
-        let tls = self.trust.tls_by(trust, None);
-        let tls = Arc::new(tls.map_err(|error| local(&error))?);
-        let addresses = external::addresses(&token.ca_addresses);
-        client::channel(addresses, Arc::new(move || Arc::clone(&tls)), CHANNEL)
-            .map_err(|error| local(&error))
-    }
-
     /// A channel whose connections verify the CA by the trust of that moment.
-    fn channel(&self, svid: Option<Arc<AgentSvid>>) -> Result<Channel, AttestError> {
-        let local = |error: &dyn std::fmt::Display| AttestError::Local(error.to_string());
+    pub(super) fn channel(&self, svid: Option<Arc<AgentSvid>>) -> Result<Channel, AttestError> {
         let resolver = svid.map(|svid| svid as Arc<dyn ResolvesClientCert>);
         let first: Arc<ClientConfig> = self
             .trust
@@ -626,76 +424,6 @@ impl Ca for Session {
             server_time_ms: answer.server_time_ms,
         })
     }
-}
-
-/// Proves the node's certificate by a challenge of this connection.
-async fn prove(
-    client: &mut AgentServiceClient<Channel>,
-    chain: &[Vec<u8>],
-    key: &NodeKey,
-    csr: &[u8],
-) -> Result<NodeCertificate, AttestError> {
-    let asked = client.get_challenge(GetChallengeRequest {});
-    let answer = tokio::time::timeout(ATTEST_DEADLINE, asked)
-        .await
-        .map_err(|_| CaError::Unreachable("no answer in time".to_owned()))?;
-    let answer = answer.map_err(|status| error_of(&status))?.into_inner();
-    let challenge = <[u8; x509pop::CHALLENGE_BYTES]>::try_from(answer.challenge.as_slice())
-        .map_err(|_| CaError::Other("a challenge of another size".to_owned()))?;
-    let (scheme, signature) = key
-        .sign(&challenge, csr)
-        .map_err(|error| AttestError::Local(error.to_string()))?;
-    Ok(NodeCertificate {
-        chain: chain.to_vec(),
-        signature_scheme: scheme.into(),
-        signature,
-    })
-}
-
-fn is_refusal(status: &Status) -> bool {
-    matches!(
-        status.code(),
-        Code::Unauthenticated | Code::PermissionDenied
-    )
-}
-
-/// What a failed call says of the CA.
-pub(super) fn error_of(status: &Status) -> CaError {
-    let reason = describe(status);
-    match status.code() {
-        Code::Unauthenticated | Code::PermissionDenied => CaError::Refused(reason),
-        Code::ResourceExhausted => {
-            // gRPC's own header for it, in milliseconds.
-            let retry_after = status
-                .metadata()
-                .get("grpc-retry-pushback-ms")
-                .and_then(|value| value.to_str().ok()?.parse().ok())
-                .map(Duration::from_millis);
-            CaError::Overloaded {
-                reason,
-                retry_after,
-            }
-        }
-        Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown => {
-            CaError::Unreachable(reason)
-        }
-        _ => CaError::Other(reason),
-    }
-}
-
-/// Code, message and causes: tonic keeps "connection refused" in the source.
-fn describe(status: &Status) -> String {
-    let mut text = format!("{:?}: {}", status.code(), status.message());
-    let mut source = std::error::Error::source(status);
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    text.chars().filter(|c| !c.is_control()).take(512).collect()
 }
 
 #[cfg(test)]

@@ -4,13 +4,15 @@ use std::{net::SocketAddr, path::PathBuf, pin::Pin, sync::Mutex as StdMutex};
 
 use citadel_identity::{
     crypto,
+    key::WorkloadKey,
     tls::{BundleHandle, ClientVerifier},
     verify,
 };
 use citadel_proto::v1::{
-    EntriesUpdate, EntryRecord, GetChallengeRequest, GetChallengeResponse, HoldersReport,
-    IssueBatchResponse, ReportHoldersRequest, ReportHoldersResponse, StreamEntriesRequest,
-    StreamTrustBundlesRequest, TrustBundle, TrustBundlesUpdate, X509Svid,
+    AttestAgentRequest, AttestAgentResponse, EntriesUpdate, EntryRecord, GetChallengeRequest,
+    GetChallengeResponse, HoldersReport, IssueBatchResponse, ReportHoldersRequest,
+    ReportHoldersResponse, StreamEntriesRequest, StreamTrustBundlesRequest, TrustBundle,
+    TrustBundlesUpdate, X509Svid,
     agent_service_server::{AgentService, AgentServiceServer},
 };
 use citadel_runtime::{
@@ -24,7 +26,8 @@ use citadel_runtime::{
 use futures::{Stream, StreamExt};
 use tokio::{net::TcpListener, sync::mpsc};
 use tokio_stream::wrappers::WatchStream;
-use tonic::{Response, transport::Server};
+use tonic::{Request, Response, Status, transport::Server};
+use zeroize::Zeroizing;
 
 use super::*;
 use crate::{

@@ -15,7 +15,8 @@ use rustls::pki_types::CertificateDer;
 
 use super::{
     CaError,
-    session::{Link, Session, error_of},
+    session::{Link, Session},
+    status::error_of,
 };
 use crate::secrets::timing;
 

@@ -1,5 +1,7 @@
 //! Connections: what they ask of the server, and the schema.
 
+use std::time::Duration;
+
 use sqlx::{
     AssertSqlSafe, ConnectOptions, Connection, PgConnection, PgPool,
     migrate::{MigrateError, Migrator},
@@ -29,9 +31,28 @@ pub(super) const DURABLE: &str = "(current_setting('fsync') = 'on' \
           OR (current_setting('synchronous_commit') = 'local' \
               AND current_setting('synchronous_standby_names') = '')))";
 
-/// Opens a connection, and refuses a server that is too old, a standby, or one whose
-/// commits would not be durable.
+/// How long a start waits for a connection, at least: no request waits for it yet.
+const AT_START: Duration = Duration::from_secs(5);
+
+/// Opens a connection within the deadline of a request, and refuses a server that is too
+/// old, a standby, or one whose commits would not be durable.
 pub(super) async fn connect(
+    options: &PostgresOptions,
+    role: Role,
+) -> Result<PgConnection, StoreError> {
+    connect_within(options.deadline, options, role).await
+}
+
+/// The same with the patience of a start.
+pub(super) async fn connect_at_start(
+    options: &PostgresOptions,
+    role: Role,
+) -> Result<PgConnection, StoreError> {
+    connect_within(options.deadline.max(AT_START), options, role).await
+}
+
+async fn connect_within(
+    limit: Duration,
     options: &PostgresOptions,
     role: Role,
 ) -> Result<PgConnection, StoreError> {
@@ -41,12 +62,11 @@ pub(super) async fn connect(
         check(&mut connection).await?;
         Ok::<_, StoreError>(connection)
     };
-    match timeout(options.deadline, connecting).await {
+    match timeout(limit, connecting).await {
         Ok(Ok(connection)) => Ok(connection),
         Ok(Err(error)) => Err(at(options, error)),
         Err(_) => Err(StoreError::Unavailable(format!(
-            "{options}: no connection within {:?}",
-            options.deadline
+            "{options}: no connection within {limit:?}"
         ))),
     }
 }
@@ -140,12 +160,12 @@ pub(super) fn readers(options: &PostgresOptions, role: Role) -> Result<PgPool, S
 /// see that the future over a borrowed connection is `Send`.
 pub(super) async fn migrate(options: &PostgresOptions) -> Result<(), StoreError> {
     // The whole check first, with its deadline and its own words for what is wrong.
-    let mut connection = connect(options, Role::Migration).await?;
+    let mut connection = connect_at_start(options, Role::Migration).await?;
     make_schema(options, &mut connection).await?;
     close(connection).await;
     let pool = PgPoolOptions::new()
         .max_connections(1)
-        .acquire_timeout(options.deadline)
+        .acquire_timeout(options.deadline.max(AT_START))
         .connect_lazy_with(options.connect_options(Role::Migration)?);
     let outcome = timeout(options.patience(Role::Migration), MIGRATIONS.run(&pool)).await;
     pool.close().await;

@@ -59,7 +59,7 @@ impl PostgresStore {
     pub async fn open(options: PostgresOptions) -> Result<Self, StoreError> {
         let options = Arc::new(options);
         connect::migrate(&options).await?;
-        let mut connection = connect::connect(&options, Role::Writer).await?;
+        let mut connection = connect::connect_at_start(&options, Role::Writer).await?;
         let (size, log_id) = timeout(options.patience(Role::Writer), head::read(&mut connection))
             .await
             .map_err(|_| StoreError::Unavailable(format!("{options}: no answer")))??;
@@ -120,7 +120,7 @@ impl PostgresStore {
         let Some(schema) = &options.schema else {
             return Err(StoreError::Settings("no schema is named".into()));
         };
-        let mut connection = connect::connect(options, Role::Migration).await?;
+        let mut connection = connect::connect_at_start(options, Role::Migration).await?;
         // The name was checked to need no quotes.
         let drop = sqlx::query(sqlx::AssertSqlSafe(format!(
             "DROP SCHEMA IF EXISTS \"{schema}\" CASCADE"

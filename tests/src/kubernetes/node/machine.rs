@@ -1,7 +1,9 @@
 //! What kubelets, containerd and CNI plugins change of a machine that is theirs alone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+
+use crate::dir::suite_dir;
 
 /// Kernel settings that the kubelet insists on.
 const SETTINGS: [&str; 6] = [
@@ -27,8 +29,8 @@ const FOLDERS: [&str; 5] = [
 pub struct Machine {
     settings: BTreeMap<&'static str, String>,
     folders: BTreeMap<&'static str, bool>,
-    /// How many file systems are mounted.
-    mounts: usize,
+    /// Where file systems are mounted.
+    mounts: BTreeSet<String>,
 }
 
 impl Machine {
@@ -39,13 +41,28 @@ impl Machine {
             (*name, value.unwrap_or_default())
         };
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("the mount table");
+        // The mount point is the fifth field (proc(5)).
+        let points = mounts.lines().filter_map(|line| line.split(' ').nth(4));
         Self {
             settings: SETTINGS.iter().map(setting).collect(),
             folders: FOLDERS
                 .iter()
                 .map(|folder| (*folder, Path::new(folder).exists()))
                 .collect(),
-            mounts: mounts.lines().count(),
+            mounts: points
+                .filter(|at| !of_other_suites(at))
+                .map(str::to_owned)
+                .collect(),
         }
     }
+}
+
+/// Suites beside this one come and go: with their network namespaces, and with disks of
+/// their own in their folders.
+fn of_other_suites(point: &str) -> bool {
+    let own = suite_dir();
+    let of_run = own
+        .parent()
+        .is_some_and(|run| Path::new(point).starts_with(run));
+    point.starts_with("/run/netns/") || (of_run && !Path::new(point).starts_with(&own))
 }
