@@ -186,12 +186,28 @@ impl Ed25519Key {
     }
 }
 
-/// A P-256 key in PKCS#8 (RFC 5208), with its public key inside.
-pub(crate) fn generate_p256() -> Result<Zeroizing<Vec<u8>>, CryptoError> {
+/// A fresh P-256 key, and the same in PKCS#8 (RFC 5208) with its public key inside.
+///
+/// aws-lc-rs checks a key that it parses, at the price of a signature's verification: one
+/// that it has just made is not parsed again.
+#[cfg(feature = "crypto-aws-lc")]
+pub(crate) fn generate_p256() -> Result<(PrivateKey, Zeroizing<Vec<u8>>), CryptoError> {
+    let generate = || {
+        let key = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING)?;
+        let document = key.to_pkcs8v1()?;
+        Ok::<_, backend::error::Unspecified>((key, Zeroizing::new(document.as_ref().to_vec())))
+    };
+    let (key, pkcs8) = generate().map_err(|_| CryptoError::Generate)?;
+    Ok((PrivateKey::P256(key), pkcs8))
+}
+
+#[cfg(all(feature = "crypto-ring", not(feature = "crypto-aws-lc")))]
+pub(crate) fn generate_p256() -> Result<(PrivateKey, Zeroizing<Vec<u8>>), CryptoError> {
     let random = backend::rand::SystemRandom::new();
     let document = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &random)
         .map_err(|_| CryptoError::Generate)?;
-    Ok(Zeroizing::new(document.as_ref().to_vec()))
+    let pkcs8 = Zeroizing::new(document.as_ref().to_vec());
+    Ok((PrivateKey::p256(&pkcs8)?, pkcs8))
 }
 
 /// A parsed private key. aws-lc-rs wipes its memory when it is dropped; ring does not.
@@ -326,7 +342,7 @@ mod tests {
 
     #[test]
     fn a_signature_verifies_with_its_key_message_and_algorithm_alone() {
-        let key = PrivateKey::p256(&generate_p256().unwrap()).unwrap();
+        let (key, _) = generate_p256().unwrap();
         let signature = key.sign(b"message").unwrap();
         let verify = |bits: &[u8], algorithm: &[u8], message: &[u8], signature: &[u8]| {
             verify_signature(&alg_id::ECDSA_P256, bits, algorithm, message, signature)

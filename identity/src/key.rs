@@ -89,18 +89,19 @@ pub struct WorkloadKey {
 impl WorkloadKey {
     /// A fresh key.
     pub fn generate() -> Result<Self, KeyError> {
-        Self::from_wiped(crypto::generate_p256()?)
+        let (key, pkcs8) = crypto::generate_p256()?;
+        Ok(Self::new(key, pkcs8))
     }
 
     /// From unencrypted PKCS#8 DER (RFC 5208).
     pub fn from_pkcs8(der: &[u8]) -> Result<Self, KeyError> {
-        Self::from_wiped(Zeroizing::new(der.to_vec()))
+        let pkcs8 = Zeroizing::new(der.to_vec());
+        Ok(Self::new(PrivateKey::p256(&pkcs8)?, pkcs8))
     }
 
-    fn from_wiped(pkcs8: Zeroizing<Vec<u8>>) -> Result<Self, KeyError> {
-        let key = PrivateKey::p256(&pkcs8)?;
+    fn new(key: PrivateKey, pkcs8: Zeroizing<Vec<u8>>) -> Self {
         let spki = spki::encode(&alg_id::ECDSA_P256, key.public_bits());
-        Ok(Self { pkcs8, key, spki })
+        Self { pkcs8, key, spki }
     }
 
     /// The key as unencrypted PKCS#8 DER, as the Workload API and SDS hand it out.
@@ -175,7 +176,7 @@ pub struct CaKey {
 impl CaKey {
     /// A fresh P-256 key.
     pub fn generate_p256() -> Result<Self, KeyError> {
-        Self::from_wiped(crypto::generate_p256()?)
+        Self::from_wiped(crypto::generate_p256()?.1)
     }
 
     /// From PEM with one PKCS#8, SEC1 or PKCS#1 key. Other blocks (curve parameters,

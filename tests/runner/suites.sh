@@ -34,7 +34,7 @@ run_suites() {
         fi
     done
     while [ ${#suite_of[@]} -gt 0 ]; do reap; done
-    run_at_once 2 pair
+    run_at_once "$jobs" calm
     run_at_once 1 alone
 }
 

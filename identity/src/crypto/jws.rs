@@ -196,7 +196,7 @@ mod tests {
 
     #[test]
     fn an_ecdsa_signature_is_of_its_key_and_message_alone() {
-        let pkcs8 = super::super::generate_p256().unwrap();
+        let (_, pkcs8) = super::super::generate_p256().unwrap();
         #[cfg(feature = "crypto-aws-lc")]
         let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &pkcs8).unwrap();
         #[cfg(not(feature = "crypto-aws-lc"))]
