@@ -170,7 +170,10 @@ pub async fn build(config: Config, parts: Parts) -> Result<Bound, StartError> {
     let keys = CaKeys::load_or_create(&config, now)?;
     let store = open_store(&config).await?;
     store
-        .bind_issuer(keys.issuer.subject_key_id(), None)
+        .bind_issuer(
+            keys.issuer.subject_key_id(),
+            config.ca.replaces_key.as_deref(),
+        )
         .await?;
 
     let directory = config.data_dir.clone();

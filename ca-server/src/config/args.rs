@@ -49,6 +49,9 @@ pub struct ConfigArgs {
     /// A directory with Istio's cacerts files, in place of a CA of its own
     #[arg(long, value_name = "DIR", env = "CITADEL_CACERTS_DIR")]
     pub cacerts_dir: Option<PathBuf>,
+    /// The key id of the CA key that the one in that directory takes the place of
+    #[arg(long, value_name = "HEX", env = "CITADEL_REPLACES_KEY")]
+    pub replaces_key: Option<String>,
     /// error, warn, info, debug, trace, or directives [default: info]
     #[arg(long, value_name = "LEVEL", env = "CITADEL_LOG_LEVEL")]
     pub log_level: Option<String>,
@@ -104,6 +107,10 @@ impl ConfigArgs {
         if let Some(directory) = &self.cacerts_dir {
             file.ca.cacerts_dir = Some(directory.clone());
             over("ca.cacerts_dir", "--cacerts-dir or CITADEL_CACERTS_DIR");
+        }
+        if let Some(key) = &self.replaces_key {
+            file.ca.replaces_key = Some(key.clone());
+            over("ca.replaces_key", "--replaces-key or CITADEL_REPLACES_KEY");
         }
         if let Some(level) = &self.log_level {
             file.log.level.clone_from(level);

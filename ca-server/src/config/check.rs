@@ -226,8 +226,27 @@ fn ca(checker: &mut Checker<'_>, ca: file::Ca) -> CaConfig {
         HumanDuration::from_secs(5),
         LONGEST,
     );
+    let replaces_key = ca.replaces_key.as_ref().and_then(|text| {
+        let key = hex::decode(text).ok().filter(|key| !key.is_empty());
+        if key.is_none() {
+            checker.problem(
+                "ca.replaces_key",
+                format_args!("`{text}` is no key id"),
+                "write the hex digits that the refused start shows for the store's key",
+            );
+        }
+        key
+    });
+    if replaces_key.is_some() && ca.cacerts_dir.is_none() {
+        checker.problem(
+            "ca.replaces_key",
+            "there is no other key: the CA made its own",
+            "set ca.cacerts_dir too, or remove it",
+        );
+    }
     CaConfig {
         cacerts_dir: ca.cacerts_dir,
+        replaces_key,
         dns_names,
         serving_ttl: ca.serving_ttl,
     }

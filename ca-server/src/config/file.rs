@@ -52,6 +52,7 @@ pub(super) struct File {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Ca {
     pub(super) cacerts_dir: Option<PathBuf>,
+    pub(super) replaces_key: Option<String>,
     pub(super) dns_names: Vec<String>,
     pub(super) serving_ttl: HumanDuration,
 }
@@ -221,6 +222,7 @@ impl Default for Ca {
     fn default() -> Self {
         Self {
             cacerts_dir: None,
+            replaces_key: None,
             dns_names: Vec::new(),
             serving_ttl: HumanDuration::from_hours(24),
         }

@@ -101,6 +101,10 @@ pub struct CaConfig {
     /// A directory with Istio's `cacerts` files. Without it the CA makes a root and an
     /// intermediate of its own in `data_dir`.
     pub cacerts_dir: Option<PathBuf>,
+    /// The key id (the certificate's subject key identifier) of the issuing key that the one
+    /// in `cacerts_dir` takes the place of. The store's own is no other; without this a
+    /// server with another key than the store knows does not start.
+    pub replaces_key: Option<Vec<u8>>,
     /// The CA's own DNS names: in its serving certificate, and reserved.
     pub dns_names: Vec<String>,
     /// Lifetime of the serving certificate.

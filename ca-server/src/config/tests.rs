@@ -24,6 +24,7 @@ data_dir: /var/lib/citadel
 store: sqlite:/var/lib/citadel/citadel.db
 ca:
   cacerts_dir: null
+  replaces_key: null
   dns_names: [citadel-ca.citadel-system.svc]
   serving_ttl: 24h
 clusters:
@@ -296,6 +297,14 @@ fn each_mistake_is_named_with_its_place_and_what_to_do() {
         (
             "agents: {accounts: [A/b]}",
             "agents.accounts[0]: `A/b` is not namespace/account",
+        ),
+        (
+            "ca: {cacerts_dir: /c, replaces_key: xyz}",
+            "ca.replaces_key: `xyz` is no key id",
+        ),
+        (
+            "ca: {replaces_key: 00ff}",
+            "ca.replaces_key: there is no other key",
         ),
         (
             "impersonation: {accounts: [a/]}",

@@ -59,7 +59,8 @@ pub enum StoreError {
     /// The store belongs to another issuer key.
     #[error(
         "the store's active issuer key is {active}, this server's is {offered}: \
-         give the server the key that the store knows, or another store"
+         give the server the key that the store knows, or another store; to replace that key \
+         for good, set ca.replaces_key to {active}"
     )]
     WrongIssuer {
         /// Key id that the store knows, in hex.

@@ -16,13 +16,17 @@ use crate::cacerts::made::{self, Plan, Set};
 #[tokio::test]
 async fn the_root_replaced_by_its_successor_during_an_outage() {
     let (old, both, new) = successors();
+    let old_key = key_id(&old.certificate);
     let cacerts = old.write();
     let path = cacerts.path().to_str().expect("a plain path").to_owned();
+    // First trust, which nobody touches again.
+    let known = TestDir::new("known").write("root.pem", &old.root);
+    let known = known.to_str().expect("a plain path").to_owned();
     let mut scene = Scene::start(
         "new-root",
         TTL,
         |ca| ca.set("ca.cacerts_dir", path),
-        |agent| agent,
+        |agent| agent.set("ca.bundle_file", known),
     )
     .await;
     let socket = scene.mesh.node.agent.socket();
@@ -35,6 +39,7 @@ async fn the_root_replaced_by_its_successor_during_an_outage() {
         let before = one(&socket).await.expect("a certificate");
         scene.mesh.node.ca.process().kill().await;
         replace(&cacerts, set);
+        scene.mesh.node.ca.set("ca.replaces_key", old_key.as_str());
         // The outage itself is what is waited for.
         sleep(TTL / 3).await;
         let back = UNIX_EPOCH.elapsed().expect("a clock").as_secs_f64().floor();
@@ -83,6 +88,14 @@ fn replace(cacerts: &TestDir, set: &Set) {
     for (name, content) in Set::ISTIO.iter().zip(contents) {
         cacerts.write(name, content);
     }
+}
+
+/// The subject key identifier, in hex.
+fn key_id(certificate: &str) -> String {
+    let args = ["x509", "-noout", "-ext", "subjectKeyIdentifier"];
+    let text = openssl::run_text(&args, certificate.as_bytes());
+    let id = text.lines().nth(1).expect("a subject key identifier");
+    id.trim().replace(':', "")
 }
 
 /// Certificates one after the other, as the Workload API has a trust bundle.

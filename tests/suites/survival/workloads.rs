@@ -259,8 +259,8 @@ pub(super) async fn one(socket: &Path) -> Result<Held, Status> {
 /// The roots that come with a certificate, in DER one after the other.
 pub(super) async fn trusted(socket: &Path) -> Vec<u8> {
     let mut stream = open(socket).await.expect("a stream");
-    let mut message = receive(&mut stream).await.expect("a certificate");
-    message.svids.swap_remove(0).bundle
+    let message = receive(&mut stream).await.expect("a certificate");
+    message.svids[0].bundle.clone()
 }
 
 async fn open(socket: &Path) -> Result<Streaming<X509svidResponse>, Status> {
