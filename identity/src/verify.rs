@@ -129,15 +129,15 @@ fn verify(
         now,
         purposes: Purposes::ServerAndClient,
     };
-    let path = match proven.and_then(|proven| proven.find(&search, chain, bundle)) {
-        Some(path) => path,
-        None => {
-            let path = search.run(chain, &bundle.authorities)?;
-            if let Some(proven) = proven {
-                proven.remember(&path, chain, bundle);
-            }
-            path
+    let known = proven.and_then(|proven| proven.find(&search, chain, bundle));
+    let path = if let Some(path) = known {
+        path
+    } else {
+        let path = search.run(chain, &bundle.authorities)?;
+        if let Some(proven) = proven {
+            proven.remember(&path, chain, bundle);
         }
+        path
     };
     Ok(VerifiedSvid {
         not_before: leaf.not_before,
