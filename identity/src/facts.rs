@@ -60,6 +60,16 @@ pub enum SpiffeIdFault {
     TooLong(usize),
 }
 
+/// What a CA's name constraints are about (RFC 5280, section 4.2.1.10).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Constrains {
+    Nothing,
+    /// Names of certificates below it, URIs not among them.
+    OtherNames,
+    /// Which path validation here can't judge.
+    Uris,
+}
+
 /// What counts of one certificate.
 pub(crate) struct Facts<'a> {
     pub(crate) subject: &'a [u8],
@@ -79,8 +89,7 @@ pub(crate) struct Facts<'a> {
     pub(crate) subject_key_id: Option<&'a [u8]>,
     pub(crate) uris: Vec<&'a str>,
     pub(crate) dns_names: Vec<&'a str>,
-    /// Constraints on URIs are there, which path validation here can't judge.
-    pub(crate) constrains_uris: bool,
+    pub(crate) constrains: Constrains,
     /// A critical extension that nobody here processes.
     pub(crate) unknown_critical: Option<String>,
     signed: der::Signed<'a>,
@@ -126,7 +135,7 @@ impl<'a> Facts<'a> {
             subject_key_id: None,
             uris: Vec::new(),
             dns_names: Vec::new(),
-            constrains_uris: false,
+            constrains: Constrains::Nothing,
             unknown_critical: None,
             signed,
         };
@@ -170,7 +179,11 @@ impl<'a> Facts<'a> {
                     }
                 }
                 ParsedExtension::NameConstraints(constraints) => {
-                    self.constrains_uris = constrains_uris(constraints);
+                    self.constrains = if constrains_uris(constraints) {
+                        Constrains::Uris
+                    } else {
+                        Constrains::OtherNames
+                    };
                 }
                 ParsedExtension::AuthorityKeyIdentifier(_) => {}
                 _ if extension.critical && self.unknown_critical.is_none() => {

@@ -7,7 +7,7 @@ use thiserror::Error;
 use time::OffsetDateTime;
 
 use crate::crypto::{self, SignatureError};
-use crate::facts::{Facts, FactsError, SpiffeIdFault};
+use crate::facts::{Constrains, Facts, FactsError, SpiffeIdFault};
 use crate::limits;
 use crate::spki::{self, KeyType, SpkiError};
 
@@ -421,7 +421,7 @@ fn check_authority(ca: &Facts<'_>, below: u32, now: OffsetDateTime) -> Result<()
             oid: oid.clone(),
         });
     }
-    if ca.constrains_uris {
+    if ca.constrains == Constrains::Uris {
         return Err(IssuerError::NameConstraints(subject()));
     }
     match ca.spiffe_id() {

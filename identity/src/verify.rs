@@ -15,7 +15,7 @@ use x509_parser::extensions::KeyUsage;
 
 use crate::bundle::BundleSet;
 use crate::crypto;
-use crate::facts::{Facts, FactsError};
+use crate::facts::{Constrains, Facts, FactsError};
 use crate::limits;
 use crate::serial::Serial;
 
@@ -282,6 +282,8 @@ struct Path {
     authority: CertificateDer<'static>,
     /// When the intermediates and the authority are valid.
     valid: PathValidity,
+    /// Whether one of them constrains the names of the leaf.
+    constrained: bool,
 }
 
 /// One search for a path from the leaf to an authority.
@@ -318,12 +320,13 @@ impl Search<'_> {
         let check_path = |path: &VerifiedPath<'_>| {
             for (_, der) in usable.iter().filter(|(anchor, _)| anchor == path.anchor()) {
                 match self.check_path(path, der) {
-                    Ok(valid) => {
+                    Ok((valid, constrained)) => {
                         let mut above = path.intermediate_certificates();
                         accepted.replace(Some(Path {
                             issuer: above.next().map(|issuer| issuer.der().into_owned()),
                             authority: (*der).clone(),
                             valid,
+                            constrained,
                         }));
                         return Ok(());
                     }
@@ -352,16 +355,17 @@ impl Search<'_> {
 
     /// What webpki does not check of the CAs on a path: key usage, and everything of the
     /// authority itself but its name, key and name constraints. Tells when all of them are
-    /// valid.
+    /// valid, and whether one of them constrains names.
     fn check_path(
         &self,
         path: &VerifiedPath<'_>,
         authority: &CertificateDer<'_>,
-    ) -> Result<PathValidity, VerifyError> {
+    ) -> Result<(PathValidity, bool), VerifyError> {
         let broken = |error: FactsError| VerifyError::Path(error.to_string());
         let mut below = 0_u32;
         let root = Facts::parse(authority).map_err(broken)?;
         let mut valid = PathValidity::of(&root);
+        let mut constrained = root.constrains != Constrains::Nothing;
         for intermediate in path.intermediate_certificates() {
             let der = intermediate.der();
             let facts = Facts::parse(&der).map_err(broken)?;
@@ -375,6 +379,7 @@ impl Search<'_> {
             }
             check_ca(&facts, which)?;
             valid = valid.and(&facts);
+            constrained |= facts.constrains != Constrains::Nothing;
             if facts.subject != facts.issuer {
                 below += 1;
             }
@@ -396,7 +401,7 @@ impl Search<'_> {
         }
         check_ca(&root, which)?;
         check_time(&root, which, self.now)?;
-        Ok(valid)
+        Ok((valid, constrained))
     }
 
     /// webpki's verdict in words, with the certificate that is at fault.
@@ -472,7 +477,7 @@ impl Search<'_> {
 }
 
 fn check_ca(ca: &Facts<'_>, which: impl Fn() -> Which) -> Result<(), VerifyError> {
-    if ca.constrains_uris {
+    if ca.constrains == Constrains::Uris {
         return Err(VerifyError::NameConstraints);
     }
     match &ca.unknown_critical {

@@ -38,8 +38,12 @@ impl ProvenIssuers {
         chain: &[CertificateDer<'_>],
         bundle: &Bundle,
     ) -> Option<Path> {
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = known.clone()?;
+        // Not held while a signature is verified.
+        let known = self
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()?;
         let same = known.above == chain[1..]
             && known.authorities == bundle.authorities
             && known.valid.contains(search.now);
@@ -63,11 +67,17 @@ impl ProvenIssuers {
             issuer: Some(known.issuer.clone()),
             authority: known.authority.clone(),
             valid: known.valid,
+            constrained: false,
         })
     }
 
+    /// Remembers the path above a leaf. Not one that constrains names: what its CAs say of
+    /// one leaf's names says nothing of another's.
     pub(super) fn remember(&self, path: &Path, chain: &[CertificateDer<'_>], bundle: &Bundle) {
         let Some(issuer) = &path.issuer else { return };
+        if path.constrained {
+            return;
+        }
         let Ok(anchor) = webpki::anchor_from_trusted_cert(issuer) else {
             return;
         };

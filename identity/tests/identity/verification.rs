@@ -165,6 +165,31 @@ fn spiffe_req_13_a_proven_issuer_vouches_for_nothing_but_what_it_signed() {
 }
 
 #[test]
+fn spiffe_req_13_a_proven_issuer_does_not_outgrow_name_constraints_above_it() {
+    let mut params = ca_params("upper");
+    params.name_constraints = Some(NameConstraints {
+        permitted_subtrees: vec![GeneralSubtree::DnsName("example.org".into())],
+        excluded_subtrees: vec![],
+    });
+    let root = Authority::root(ca_params("root"));
+    let upper = root.child(params);
+    let ca = upper.child(ca_params("ca"));
+    let named = |name: &str| {
+        let mut params = leaf_params(ID);
+        let name = SanType::DnsName(name.try_into().unwrap());
+        params.subject_alt_names.push(name);
+        [ca.leaf(&params), ca.der.clone(), upper.der.clone()]
+    };
+    let proven = ProvenIssuers::default();
+    let verdict = |name: &str| verify_svid_again(&named(name), &root.bundles(), NOW, &proven);
+    for _ in 0..2 {
+        assert!(verdict("web.example.org").is_ok());
+        let refused = verdict("web.example.com").unwrap_err();
+        assert_eq!(refused, VerifyError::NameConstraints);
+    }
+}
+
+#[test]
 fn spiffe_req_07_exactly_one_uri_san() {
     let uri = |uri: &str| SanType::URI(uri.try_into().unwrap());
     let verdict = |names: Vec<SanType>| {
