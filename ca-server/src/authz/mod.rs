@@ -8,6 +8,8 @@ mod nodes;
 mod policy;
 mod registered;
 #[cfg(test)]
+mod testing;
+#[cfg(test)]
 mod tests;
 
 pub use entries::{Entry, EntryNodes};
