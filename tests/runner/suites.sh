@@ -20,7 +20,7 @@ run_suites() {
     local loads besides
     mapfile -t loads < <(suites_of load)
     mapfile -t besides < <(suites_of beside)
-    local jobs=${CITADEL_TEST_JOBS:-$(($(nproc) + 1))} load=0 beside=0
+    local jobs=${CITADEL_TEST_JOBS:-$(nproc)} load=0 beside=0
     while [ $((load + beside)) -lt $((${#loads[@]} + ${#besides[@]})) ]; do
         while [ ${#suite_of[@]} -ge "$jobs" ]; do reap; done
         if [ "$load" -lt ${#loads[@]} ] && ! any_running "${loads[@]:0:$load}"; then

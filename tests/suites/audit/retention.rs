@@ -17,7 +17,7 @@ use serde_json::Value;
 use super::{covered, issue};
 use crate::support::Scene;
 
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_secs(180);
 
 /// Records of certificates that expired in 2023.
 const OLD: u64 = 700;

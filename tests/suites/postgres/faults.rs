@@ -206,7 +206,7 @@ async fn a_server_that_hangs_is_unavailable_within_the_deadline() {
     let postgres = shared().await;
     let database = postgres.database().await;
     let mut options = options(postgres, &postgres.url_of(&database));
-    options.deadline = Duration::from_millis(500);
+    options.deadline = Duration::from_secs(2);
     let store = PostgresStore::open(options).await.unwrap();
     fill(&store, 0..3).await;
     let stop = |signal: &'static str| {
