@@ -4,7 +4,6 @@
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use citadel_identity::template::IdTemplate;
 use citadel_kubernetes::{AccountRecord, Inventory, NodeRecord, Phase, PodRecord, records::Labels};
 use time::OffsetDateTime;
 
@@ -12,7 +11,7 @@ use super::{Ask, Denied, Entry, EntryNodes, Grant, Policy, PolicyOptions, Regist
 use crate::{
     caller::{Authority, Caller, Evidence, Method, ObjectRef, Origin, Role, Subject},
     clusters::{ClusterHandle, ClusterParts, Clusters, Mode},
-    testing::FakeApi,
+    testing::{FakeApi, policy_options},
 };
 
 /// The configuration hash of the static pod on n1.
@@ -124,18 +123,9 @@ pub(super) fn policy_with(api: impl Into<Arc<FakeApi>>) -> Policy {
         max_staleness: Duration::from_secs(600),
     });
     let options = PolicyOptions {
-        trust_domain: "example.org".parse().unwrap(),
-        template: IdTemplate::parse("/ns/{namespace}/sa/{account}").unwrap(),
         agent_accounts: set("citadel-system/citadel-agent"),
         impersonating_accounts: set("ambient/ztunnel"),
-        allow_unbound: HashSet::new(),
-        default_ttl: Duration::from_secs(3600),
-        min_ttl: Duration::from_secs(10),
-        max_ttl: Duration::from_secs(86_400),
-        serving_ttl: Duration::from_secs(86_400),
-        external_ttl: Duration::from_secs(86_400),
-        ca_dns_names: Vec::new(),
-        max_renewal_age: Duration::from_secs(7 * 86_400),
+        ..policy_options()
     };
     let registered = Registered {
         entries: vec![

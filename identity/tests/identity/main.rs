@@ -12,6 +12,7 @@ mod keys;
 mod lint_rules;
 mod mutation;
 mod profiles;
+mod proven_issuers;
 mod support;
 mod tls;
 mod verification;

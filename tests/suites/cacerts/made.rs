@@ -76,11 +76,16 @@ impl Set {
     /// Writes the files as Istio names them.
     pub(crate) fn write(&self) -> TestDir {
         let dir = TestDir::new("cacerts");
+        self.write_into(&dir);
+        dir
+    }
+
+    /// Writes them over those of another set.
+    pub(crate) fn write_into(&self, dir: &TestDir) {
         let contents = [&self.certificate, &self.key, &self.root, &self.chain];
         for (name, content) in Self::ISTIO.iter().zip(contents) {
             dir.write(name, content);
         }
-        dir
     }
 }
 

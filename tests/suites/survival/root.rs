@@ -38,7 +38,7 @@ async fn the_root_replaced_by_its_successor_during_an_outage() {
     ] {
         let before = one(&socket).await.expect("a certificate");
         scene.mesh.node.ca.process().kill().await;
-        replace(&cacerts, set);
+        set.write_into(&cacerts);
         scene.mesh.node.ca.set("ca.replaces_key", old_key.as_str());
         // The outage itself is what is waited for.
         sleep(TTL / 3).await;
@@ -81,13 +81,6 @@ fn successors() -> (Set, Set, Set) {
         ..new.clone()
     };
     (old, both, new)
-}
-
-fn replace(cacerts: &TestDir, set: &Set) {
-    let contents = [&set.certificate, &set.key, &set.root, &set.chain];
-    for (name, content) in Set::ISTIO.iter().zip(contents) {
-        cacerts.write(name, content);
-    }
 }
 
 /// The subject key identifier, in hex.

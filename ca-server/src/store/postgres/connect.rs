@@ -31,8 +31,13 @@ pub(super) const DURABLE: &str = "(current_setting('fsync') = 'on' \
           OR (current_setting('synchronous_commit') = 'local' \
               AND current_setting('synchronous_standby_names') = '')))";
 
-/// How long a start waits for a connection, at least: no request waits for it yet.
+/// How long a start waits for a connection, at least.
 const AT_START: Duration = Duration::from_secs(5);
+
+/// No request waits for it yet.
+fn patience_at_start(options: &PostgresOptions) -> Duration {
+    options.deadline.max(AT_START)
+}
 
 /// Opens a connection within the deadline of a request, and refuses a server that is too
 /// old, a standby, or one whose commits would not be durable.
@@ -48,7 +53,7 @@ pub(super) async fn connect_at_start(
     options: &PostgresOptions,
     role: Role,
 ) -> Result<PgConnection, StoreError> {
-    connect_within(options.deadline.max(AT_START), options, role).await
+    connect_within(patience_at_start(options), options, role).await
 }
 
 async fn connect_within(
@@ -165,7 +170,7 @@ pub(super) async fn migrate(options: &PostgresOptions) -> Result<(), StoreError>
     close(connection).await;
     let pool = PgPoolOptions::new()
         .max_connections(1)
-        .acquire_timeout(options.deadline.max(AT_START))
+        .acquire_timeout(patience_at_start(options))
         .connect_lazy_with(options.connect_options(Role::Migration)?);
     let outcome = timeout(options.patience(Role::Migration), MIGRATIONS.run(&pool)).await;
     pool.close().await;
