@@ -10,6 +10,7 @@ mod lossy;
 mod migrations;
 mod refused;
 mod replicas;
+mod retention;
 mod tls;
 
 use std::sync::Arc;

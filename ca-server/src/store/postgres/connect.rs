@@ -31,14 +31,6 @@ pub(super) const DURABLE: &str = "(current_setting('fsync') = 'on' \
           OR (current_setting('synchronous_commit') = 'local' \
               AND current_setting('synchronous_standby_names') = '')))";
 
-/// How long a start waits for a connection, at least.
-const AT_START: Duration = Duration::from_secs(5);
-
-/// No request waits for it yet.
-fn patience_at_start(options: &PostgresOptions) -> Duration {
-    options.deadline.max(AT_START)
-}
-
 /// Opens a connection within the deadline of a request, and refuses a server that is too
 /// old, a standby, or one whose commits would not be durable.
 pub(super) async fn connect(
@@ -53,7 +45,24 @@ pub(super) async fn connect_at_start(
     options: &PostgresOptions,
     role: Role,
 ) -> Result<PgConnection, StoreError> {
-    connect_within(patience_at_start(options), options, role).await
+    connect_within(options.patience(Role::Start), options, role).await
+}
+
+/// The connection goes on under the limits of this role.
+pub(super) async fn take_role(
+    options: &PostgresOptions,
+    role: Role,
+    connection: &mut PgConnection,
+) -> Result<(), StoreError> {
+    let (names, values): (Vec<_>, Vec<_>) = options.session(role).into_iter().unzip();
+    sqlx::query(
+        "SELECT set_config(name, value, false) FROM unnest($1::text[], $2::text[]) s (name, value)",
+    )
+    .bind(names)
+    .bind(values)
+    .execute(connection)
+    .await?;
+    Ok(())
 }
 
 async fn connect_within(
@@ -170,7 +179,7 @@ pub(super) async fn migrate(options: &PostgresOptions) -> Result<(), StoreError>
     close(connection).await;
     let pool = PgPoolOptions::new()
         .max_connections(1)
-        .acquire_timeout(patience_at_start(options))
+        .acquire_timeout(options.patience(Role::Start))
         .connect_lazy_with(options.connect_options(Role::Migration)?);
     let outcome = timeout(options.patience(Role::Migration), MIGRATIONS.run(&pool)).await;
     pool.close().await;

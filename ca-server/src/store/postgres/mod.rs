@@ -59,8 +59,13 @@ impl PostgresStore {
     pub async fn open(options: PostgresOptions) -> Result<Self, StoreError> {
         let options = Arc::new(options);
         connect::migrate(&options).await?;
-        let mut connection = connect::connect_at_start(&options, Role::Writer).await?;
-        let (size, log_id) = timeout(options.patience(Role::Writer), head::read(&mut connection))
+        let mut connection = connect::connect_at_start(&options, Role::Start).await?;
+        let reading = async {
+            let read = head::read(&mut connection).await?;
+            connect::take_role(&options, Role::Writer, &mut connection).await?;
+            Ok::<_, StoreError>(read)
+        };
+        let (size, log_id) = timeout(options.patience(Role::Start), reading)
             .await
             .map_err(|_| StoreError::Unavailable(format!("{options}: no answer")))??;
         tracing::info!(

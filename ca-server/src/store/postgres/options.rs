@@ -18,6 +18,9 @@ use crate::store::{BatchOptions, StoreError};
 /// Bytes of a password file at most.
 const MAX_PASSWORD_FILE: u64 = 4096;
 
+/// How long a start waits for an answer, at least.
+const AT_START: Duration = Duration::from_secs(5);
+
 /// Where the database is, how to get in, and how the writer batches. Holds no password:
 /// that is read at each connect.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,6 +92,8 @@ pub enum UrlError {
 /// For whom a connection is: each has time limits of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Role {
+    /// Opens the store; then [`Role::Writer`]. No request waits for it yet.
+    Start,
     Writer,
     Reader,
     /// A reader beside the servers that could not write if it wanted to.
@@ -208,10 +213,11 @@ impl PostgresOptions {
 
     /// Limits that hold on the server's side, in milliseconds; ours stand in
     /// [`Self::patience`]. The isolation is what the statements are written for.
-    fn session(&self, role: Role) -> Vec<(&'static str, String)> {
+    pub(super) fn session(&self, role: Role) -> Vec<(&'static str, String)> {
         let deadline = self.deadline.as_millis();
         let patience = self.patience(role).as_millis();
         let (lock, statement, idle) = match role {
+            Role::Start => (patience, patience, patience),
             // Other servers wait for its lock, and have to be done within the same deadline
             // when it was lost with a server that hangs.
             Role::Writer => (deadline / 2, deadline * 3 / 4, deadline * 3 / 4),
@@ -242,6 +248,7 @@ impl PostgresOptions {
     pub(super) fn patience(&self, role: Role) -> Duration {
         let margin = Duration::from_secs(1);
         match role {
+            Role::Start => self.deadline.max(AT_START) + margin,
             Role::Writer => self.deadline + margin,
             Role::Reader | Role::Auditor => 2 * self.deadline + margin,
             Role::Indexer => Duration::from_secs(60),
@@ -384,6 +391,18 @@ mod tests {
                 value.parse::<u128>().unwrap() <= deadline * 3 / 4,
                 "{limit}"
             );
+        }
+    }
+
+    /// Whatever a request's deadline is: a start on a busy machine has time.
+    #[test]
+    fn a_start_has_more_time_than_a_short_deadline() {
+        let mut options = PostgresOptions::from_url("postgres://u@h/x").unwrap();
+        options.deadline = Duration::from_millis(500);
+        for (name, value) in options.session(Role::Start) {
+            if ["lock_timeout", "statement_timeout"].contains(&name) {
+                assert_eq!(value, "6000", "{name}");
+            }
         }
     }
 
