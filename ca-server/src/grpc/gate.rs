@@ -19,7 +19,7 @@ use tonic::{Status, body::Body, codegen::Bytes};
 use tower::{Layer, Service};
 
 use super::{
-    MAX_BATCH_REQUEST, MAX_SINGLE_REQUEST, admin, agent,
+    MAX_BATCH_REQUEST, MAX_SINGLE_REQUEST, admin, agent, frames,
     front::lane,
     in_flight::{IN_ALL, InFlight, PER_LANE, Share},
     istio,
@@ -202,10 +202,11 @@ where
             // To the head of the answer: a stream then goes on without it.
             let answer = tokio::time::timeout(gate.0.deadline, answer).await;
             drop(share);
-            answer.unwrap_or_else(|_| {
-                let refusal = Refusal::deadline(gate.0.deadline);
-                Ok(gate.refuse(&asked, refusal).into_http())
-            })
+            if let Ok(answer) = answer {
+                return answer.map(|answer| answer.map(frames::gathered));
+            }
+            let refusal = Refusal::deadline(gate.0.deadline);
+            Ok(gate.refuse(&asked, refusal).into_http())
         })
     }
 }

@@ -3,6 +3,7 @@
 mod access;
 mod admin;
 mod agent;
+mod frames;
 mod front;
 mod gate;
 mod health;
