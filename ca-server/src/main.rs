@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use citadel_ca_server::{Parts, build, config::ConfigArgs, log::Rollback};
-use citadel_runtime::{Shutdown, harden, telemetry};
+use citadel_runtime::{Shutdown, harden, telemetry, without_huge_pages};
 use clap::Parser as _;
 
 #[global_allocator]
@@ -27,6 +27,9 @@ fn main() -> ExitCode {
     }
     if let Err(error) = harden() {
         tracing::warn!(%error, "hardening");
+    }
+    if let Err(error) = without_huge_pages() {
+        tracing::debug!(%error, "memory may come in huge pages");
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()

@@ -8,7 +8,7 @@ use citadel_node_agent::{
     handover::{self, Afterwards},
     passed::Passed,
 };
-use citadel_runtime::{Shutdown, harden, limits, telemetry};
+use citadel_runtime::{Shutdown, harden, limits, telemetry, without_huge_pages};
 use clap::Parser as _;
 
 #[global_allocator]
@@ -32,6 +32,9 @@ fn main() -> ExitCode {
     }
     if let Err(error) = harden() {
         tracing::warn!(%error, "this process could not be hardened");
+    }
+    if let Err(error) = without_huge_pages() {
+        tracing::debug!(%error, "memory may come in huge pages");
     }
     if let Err(error) = limits::raise_open_files() {
         tracing::warn!(%error, "the limit of open files could not be raised");

@@ -209,7 +209,7 @@ impl Ready for Content<'_> {
                     let name = bundle.trust_domain.to_string();
                     (name, bundle.authorities_sha256())
                 });
-                version_of_all(&each.collect())
+                version_of_all(&each.collect::<BTreeMap<_, _>>())
             }
             Resource::Roots(bundles) => bundles.first()?.authorities_sha256(),
             Resource::File(secret) => secret.version().to_owned(),

@@ -2,7 +2,7 @@
 //! with one of `DeltaSecrets`. No I/O, no clock: what arrived and what is ready goes in,
 //! what to send comes out.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use citadel_identity::crypto;
 
@@ -109,13 +109,18 @@ pub enum Meaning {
     Stale,
 }
 
+/// Names with their versions, in the order of the names. A stream has one or two, and there
+/// are thousands of streams: a tree's nodes would be most of what one takes.
+type Versions = Box<[(Arc<str>, Arc<str>)]>;
+
 /// The state of a stream.
 #[derive(Debug)]
 pub struct Stream {
     nonces: Nonces,
-    subscribed: BTreeSet<String>,
+    /// In their order, each once.
+    subscribed: Box<[Arc<str>]>,
     /// What the client was sent, and not sent anything newer.
-    sent: BTreeMap<String, String>,
+    sent: Versions,
     last: Option<Last>,
 }
 
@@ -123,7 +128,7 @@ pub struct Stream {
 struct Last {
     nonce: String,
     version: String,
-    resources: BTreeMap<String, String>,
+    resources: Versions,
     answer: Answer,
 }
 
@@ -139,8 +144,8 @@ impl Stream {
     pub fn new(seed: [u8; 4]) -> Self {
         Self {
             nonces: Nonces::new(seed),
-            subscribed: BTreeSet::new(),
-            sent: BTreeMap::new(),
+            subscribed: Box::default(),
+            sent: Box::default(),
             last: None,
         }
     }
@@ -154,7 +159,7 @@ impl Stream {
                 // A client that answered everything and now starts over holds nothing.
                 // While an answer is awaited it just has not seen our response yet.
                 if last.answer != Answer::Awaited && request.version != last.version {
-                    self.sent.clear();
+                    self.sent = Box::default();
                 }
                 Meaning::Subscribed
             }
@@ -162,58 +167,76 @@ impl Stream {
             // An older nonce, one of another stream, or one made up.
             Some(_) | None => return Ok(Meaning::Stale),
         };
-        self.subscribed = request.names.into_iter().collect();
-        // A name that is asked for again later must be sent again.
-        self.sent.retain(|name, _| self.subscribed.contains(name));
+        self.subscribe(request.names);
         Ok(meaning)
+    }
+
+    fn subscribe(&mut self, mut names: Vec<String>) {
+        names.sort_unstable();
+        names.dedup();
+        // An answer repeats them.
+        if self.subscribed().eq(names.iter().map(String::as_str)) {
+            return;
+        }
+        self.subscribed = names.into_iter().map(Arc::from).collect();
+        // A name that is asked for again later must be sent again.
+        let sent = std::mem::take(&mut self.sent).into_iter();
+        self.sent = sent.filter(|(name, _)| self.asks_for(name)).collect();
     }
 
     /// The response that is due, if any: when a name of the subscription has content
     /// that this client was not sent. What is not ready holds nothing up, and what was
     /// refused is not sent again until its content changes.
     pub fn push(&mut self, ready: &impl Ready) -> Option<Push> {
-        let now: BTreeMap<String, String> = self
+        let now: Versions = self
             .subscribed
             .iter()
-            .filter_map(|name| Some((name.clone(), ready.version_of(name)?)))
+            .filter_map(|name| Some((Arc::clone(name), ready.version_of(name)?.into())))
             .collect();
         if now
             .iter()
-            .all(|(name, version)| self.sent.get(name) == Some(version))
+            .all(|(name, version)| version_in(&self.sent, name) == Some(version))
         {
             return None;
         }
         let push = Push {
-            version: version_of_all(&now),
+            version: version_of_all(now.iter().map(|(name, version)| (name, version))),
             nonce: self.nonces.next(),
-            names: now.keys().cloned().collect(),
+            names: now.iter().map(|(name, _)| name.to_string()).collect(),
         };
+        // A secret that is gone for now was not taken away from the client: it comes
+        // back only with new content.
+        let gone = std::mem::take(&mut self.sent).into_iter();
+        let gone = gone.filter(|(name, _)| version_in(&now, name).is_none());
+        let mut sent: Vec<_> = now.iter().cloned().chain(gone).collect();
+        sent.sort_unstable();
+        self.sent = sent.into_boxed_slice();
         self.last = Some(Last {
             nonce: push.nonce.clone(),
             version: push.version.clone(),
-            resources: now.clone(),
+            resources: now,
             answer: Answer::Awaited,
         });
-        // A secret that is gone for now was not taken away from the client: it comes
-        // back only with new content.
-        self.sent.extend(now);
         Some(push)
     }
 
     /// The names asked for.
     pub fn subscribed(&self) -> impl Iterator<Item = &str> {
-        self.subscribed.iter().map(String::as_str)
+        self.subscribed.iter().map(|name| &**name)
     }
 
     /// Whether `name` is asked for.
     pub fn asks_for(&self, name: &str) -> bool {
-        self.subscribed.contains(name)
+        let place = self
+            .subscribed
+            .binary_search_by(|known| (**known).cmp(name));
+        place.is_ok()
     }
 
     /// What the last response held: names and versions.
     pub fn last_sent(&self) -> impl Iterator<Item = (&str, &str)> {
         let resources = self.last.iter().flat_map(|last| &last.resources);
-        resources.map(|(name, version)| (name.as_str(), version.as_str()))
+        resources.map(|(name, version)| (&**name, &**version))
     }
 
     /// The version of the last response, if it was acknowledged.
@@ -243,12 +266,24 @@ impl Last {
     }
 }
 
-/// One version for several resources, the same wherever and whenever it is computed.
-pub fn version_of_all(resources: &BTreeMap<String, String>) -> String {
+fn version_in<'v>(versions: &'v Versions, name: &str) -> Option<&'v Arc<str>> {
+    let place = versions.binary_search_by(|(known, _)| (**known).cmp(name));
+    versions.get(place.ok()?).map(|(_, version)| version)
+}
+
+/// One version for several resources, the same wherever and whenever it is computed. They
+/// come in the order of their names.
+pub fn version_of_all(
+    resources: impl IntoIterator<Item = (impl AsRef<str>, impl AsRef<str>)>,
+) -> String {
     let mut bytes = Vec::new();
-    for part in resources.iter().flat_map(|(name, version)| [name, version]) {
+    let mut add = |part: &str| {
         bytes.extend_from_slice(&(part.len() as u64).to_be_bytes());
         bytes.extend_from_slice(part.as_bytes());
+    };
+    for (name, version) in resources {
+        add(name.as_ref());
+        add(version.as_ref());
     }
     let digest = crypto::sha256(&bytes);
     hex::encode(digest.get(..16).unwrap_or(&digest))

@@ -1,5 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use std::collections::BTreeMap;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -217,14 +219,7 @@ fn sds_req_09_versions_derive_from_content() {
     };
     assert_eq!(version(1).version, version(2).version);
     assert_ne!(version(1).nonce, version(2).nonce);
-    let of = |pairs: &[(&str, &str)]| {
-        version_of_all(
-            &pairs
-                .iter()
-                .map(|(n, v)| ((*n).to_owned(), (*v).to_owned()))
-                .collect(),
-        )
-    };
+    let of = |pairs: &[(&str, &str)]| version_of_all(pairs.iter().copied());
     assert_ne!(of(&[("a", "bc")]), of(&[("ab", "c")]));
 }
 

@@ -54,13 +54,13 @@ struct FileNames {
 pub(super) fn serve<F: Form>(
     sds: &Sds,
     admitted: Admitted,
-    requests: Streaming<F::Request>,
+    mut requests: Streaming<F::Request>,
 ) -> Responses<F::Response> {
     let Admitted { view, gone } = admitted;
     // One response at a time: the next waits until the client reads, and holds up nobody
     // else meanwhile.
     let (sender, receiver) = mpsc::channel(1);
-    let session = Session::<F> {
+    let mut session = Session::<F> {
         sds: sds.clone(),
         tracked: sds.holders.stream(F::PROTOCOL, view.peer()),
         view,
@@ -75,7 +75,7 @@ pub(super) fn serve<F: Form>(
         let ended = tokio::select! {
             biased;
             // What was asked before the end is answered before it.
-            ended = session.run(requests) => ended,
+            ended = session.run(&mut requests) => ended,
             () = gone.cancelled() => Err(Status::unavailable("the caller's process has ended")),
             () = shutdown.wait() => Err(Status::unavailable("the agent is shutting down")),
         };
@@ -89,7 +89,8 @@ pub(super) fn serve<F: Form>(
 }
 
 impl<F: Form> Session<F> {
-    async fn run(mut self, mut requests: Streaming<F::Request>) -> Result<(), Status> {
+    /// By reference: what a future is given by value it holds twice.
+    async fn run(&mut self, requests: &mut Streaming<F::Request>) -> Result<(), Status> {
         let mut subscribed = false;
         loop {
             tokio::select! {
@@ -111,7 +112,8 @@ impl<F: Form> Session<F> {
             }
             // A caller that may have nothing is told so once it has asked for something.
             if subscribed {
-                self.push().await?;
+                // Boxed: what it needs for a moment would be part of each waiting stream.
+                Box::pin(self.push()).await?;
             }
         }
     }

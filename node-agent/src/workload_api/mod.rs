@@ -104,20 +104,20 @@ impl WorkloadApi {
         rpc: &'static str,
     ) -> Result<Response<Responses<T>>, Status> {
         check_header(metadata)?;
-        let Admitted { view, gone } =
+        let Admitted { mut view, gone } =
             gate::admit(&self.identities, extensions, metadata, rpc).await?;
         let (sender, receiver) = mpsc::channel(1);
         let (shutdown, counted) = (self.shutdown.clone(), self.metrics.streaming(PROTOCOL));
         let own = self.identities.trust_domain.clone();
         let tracked = self.holders.stream(PROTOCOL, view.peer());
-        let sent = Sent::new(tracked, T::WITH_SVIDS);
+        let mut sent = Sent::new(tracked, T::WITH_SVIDS);
         tokio::spawn(async move {
             let _counted = counted;
             let hung_up = sender.clone();
             let ended = tokio::select! {
                 biased;
                 // What was asked before the end is answered before it.
-                ended = push(view, &sender, sent, rpc, &own) => ended,
+                ended = push(&mut view, &sender, &mut sent, rpc, &own) => ended,
                 () = hung_up.closed() => return,
                 () = gone.cancelled() => Status::unavailable("the caller's process has ended"),
                 () = shutdown.wait() => Status::unavailable("the agent is shutting down"),
@@ -129,12 +129,13 @@ impl WorkloadApi {
     }
 }
 
-/// Pushes until the caller has nothing any more, and says why.
+/// Pushes until the caller has nothing any more, and says why. By reference: what a future is
+/// given by value it holds twice.
 async fn push<T: Answer>(
-    mut view: View,
+    view: &mut View,
     // Boxed: a channel has room for 32 at once, whatever its capacity.
     sender: &mpsc::Sender<Box<Result<T, Status>>>,
-    mut sent: Sent,
+    sent: &mut Sent,
     rpc: &'static str,
     own: &TrustDomain,
 ) -> Status {
