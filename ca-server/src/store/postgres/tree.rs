@@ -100,11 +100,13 @@ pub(super) fn raise(minimum: i64) -> Query<'static, Postgres, PgArguments> {
         .bind(minimum)
 }
 
-/// One step of retention below the minimum index.
+/// One step of retention below the minimum index. What another server is taking away is left
+/// to it: waited for, it would be gone, and this step would look like the end.
 pub(super) fn prune(minimum: i64) -> Query<'static, Postgres, PgArguments> {
     sqlx::query(
         "DELETE FROM entries WHERE idx IN (SELECT e.idx FROM entries e, tree t \
-           WHERE e.idx < least($1, t.minimum) AND e.serial IS NOT NULL ORDER BY e.idx LIMIT $2)",
+           WHERE e.idx < least($1, t.minimum) AND e.serial IS NOT NULL \
+           ORDER BY e.idx LIMIT $2 FOR UPDATE OF e SKIP LOCKED)",
     )
     .bind(minimum)
     .bind(PRUNE_STEP)
