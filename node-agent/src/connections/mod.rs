@@ -10,7 +10,7 @@ mod reasons;
 
 use std::{
     io,
-    os::unix::net::UnixStream as StdStream,
+    os::{fd::AsFd as _, unix::net::UnixStream as StdStream},
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
@@ -18,6 +18,7 @@ use std::{
 };
 
 use citadel_runtime::ShutdownSignal;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{UnixListener, UnixStream},
@@ -134,6 +135,15 @@ impl Drop for Connection {
     }
 }
 
+/// Whether the other end is closed.
+fn hung_up(stream: &StdStream) -> bool {
+    let mut fds = [PollFd::new(stream.as_fd(), PollFlags::empty())];
+    let any = poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0);
+    any && fds[0]
+        .revents()
+        .is_some_and(|events| events.contains(PollFlags::POLLHUP))
+}
+
 /// Accepts until the shutdown. The accept loop itself waits for no attestation.
 pub fn accept(
     listener: UnixListener,
@@ -205,20 +215,27 @@ impl Acceptor {
     async fn admit(self, stream: StdStream, after: Option<u64>, slot: OwnedSemaphorePermit) {
         let attesting = async {
             let permit = Arc::clone(&self.attestations).acquire_owned().await;
+            // Many that come and go at once must not keep the places of others meanwhile.
+            if hung_up(&stream) {
+                return None;
+            }
             let attestor = Arc::clone(&self.attestor);
             let attested = tokio::task::spawn_blocking(move || {
                 let _permit = permit;
                 let attested = attestor.attest(&stream, after);
                 (stream, attested)
             });
-            attested.await
+            Some(attested.await)
         };
         let deadline = self.limits.attestation_deadline;
-        let attested = tokio::time::timeout(deadline, attesting).await;
-        let Ok(Ok((stream, attested))) = attested else {
-            // The stream went with the thread that is stuck: closed when it returns.
-            self.metrics.peer_refused(reasons::DEADLINE);
-            return self.drop_one("the peer could not be attested within the deadline");
+        let (stream, attested) = match tokio::time::timeout(deadline, attesting).await {
+            Ok(None) => return,
+            Ok(Some(Ok(attested))) => attested,
+            Ok(Some(Err(_))) | Err(_) => {
+                // The stream went with the thread that is stuck: closed when it returns.
+                self.metrics.peer_refused(reasons::DEADLINE);
+                return self.drop_one("the peer could not be attested within the deadline");
+            }
         };
         let admitted = attested.and_then(|peer| match self.peers.enter(peer.principal()) {
             Some(of_peer) => Ok((Arc::new(peer), of_peer)),

@@ -76,8 +76,12 @@ impl Elsewhere {
     }
 
     fn connect(&mut self, path: &Path) {
+        self.tell(&path.display().to_string());
+    }
+
+    fn tell(&mut self, line: &str) {
         let input = self.0.stdin.as_mut().unwrap();
-        writeln!(input, "{}", path.display()).unwrap();
+        writeln!(input, "{line}").unwrap();
     }
 
     fn end(&mut self) {
@@ -257,6 +261,17 @@ async fn above_the_limit_connections_are_dropped_and_never_left_in_the_queue() {
     assert!(socket.next().await.connect_info().peer().is_ok());
 }
 
+#[test]
+fn a_peer_that_closed_its_end_has_hung_up_and_one_that_said_its_last_word_has_not() {
+    let (ours, mut theirs) = StdStream::pair().unwrap();
+    assert!(!hung_up(&ours));
+    theirs.write_all(b"x").unwrap();
+    theirs.shutdown(std::net::Shutdown::Write).unwrap();
+    assert!(!hung_up(&ours));
+    drop(theirs);
+    assert!(hung_up(&ours));
+}
+
 #[tokio::test]
 async fn a_connection_ends_soon_after_the_process_that_made_it() {
     let mut socket = serve(&Limits::default());
@@ -264,12 +279,15 @@ async fn a_connection_ends_soon_after_the_process_that_made_it() {
     let script = "import os, socket, sys\n\
                   path = sys.stdin.readline().strip()\n\
                   s = socket.socket(socket.AF_UNIX); s.connect(path)\n\
+                  sys.stdin.readline()\n\
                   os.fork() and os._exit(0)\n\
                   sys.stdin.read()\n";
     let mut child = Elsewhere(python(script));
     child.connect(&socket.path);
     let mut connection = socket.next().await;
     let caller = connection.connect_info();
+    // Not before it is attested.
+    child.tell("die");
     tokio::time::timeout(Duration::from_secs(20), connection.read_u8())
         .await
         .unwrap()

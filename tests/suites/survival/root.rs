@@ -5,11 +5,12 @@ use std::time::UNIX_EPOCH;
 
 use citadel_tests::dir::TestDir;
 use citadel_tests::pki::openssl;
+use citadel_tests::wait;
 use rcgen::Issuer;
 use tokio::time::sleep;
 
 use super::workloads::{one, trusted};
-use super::{Scene, TTL};
+use super::{RENEWAL, Scene, TTL};
 use crate::cacerts::made::{self, Plan, Set};
 
 /// Old root, then both with the new one issuing, then the new one alone.
@@ -45,7 +46,10 @@ async fn the_root_replaced_by_its_successor_during_an_outage() {
         let back = UNIX_EPOCH.elapsed().expect("a clock").as_secs_f64().floor();
         scene.mesh.node.ca.start_again().await;
         scene.all_renewed_since(back).await;
-        assert_eq!(trusted(&socket).await, roots);
+        wait::until("the bundle is the new one", RENEWAL, async || {
+            (trusted(&socket).await == roots).then_some(())
+        })
+        .await;
         let after = one(&socket).await.expect("a certificate");
         assert_ne!(before.serial, after.serial);
         // Both Envoys have what came of it, and a renewal after it.
