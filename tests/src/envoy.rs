@@ -8,7 +8,7 @@ use crate::http;
 use crate::parts::part;
 use crate::process::{Launch, Process};
 
-const START: Duration = Duration::from_secs(30);
+const START: Duration = Duration::from_secs(90);
 
 /// A running Envoy. Dropping it kills it.
 pub struct Envoy {
