@@ -24,6 +24,7 @@ use citadel_ca_server::store::{
     StoreError, StoredEntry, UsedBy,
 };
 use citadel_tests::postgres::Postgres;
+use futures::future::join_all;
 use tokio::runtime::Runtime;
 use tokio::sync::OnceCell;
 
@@ -40,6 +41,17 @@ fn options(postgres: &Postgres, url: &str) -> PostgresOptions {
 /// A store on the server's database `citadel`.
 async fn open(postgres: &Postgres) -> Result<PostgresStore, StoreError> {
     PostgresStore::open(options(postgres, &postgres.url())).await
+}
+
+/// Three stores at once on a new database of the server: on an empty one each would make the
+/// schema.
+async fn three(postgres: &Postgres) -> Vec<Arc<PostgresStore>> {
+    let options = options(postgres, &postgres.url_of(&postgres.database().await));
+    let opened = join_all((0..3).map(|_| PostgresStore::open(options.clone()))).await;
+    opened
+        .into_iter()
+        .map(|store| Arc::new(store.unwrap()))
+        .collect()
 }
 
 /// A server that no test stops; each has databases of its own on it.

@@ -8,15 +8,12 @@ use futures::future::join_all;
 use super::contract::{Sample, everything, indexed, within_deadline};
 use super::{
     Filter, IndexRow, JoinToken, LogIndex, NodeChange, PostgresStore, Query, Store, StoreError,
-    options, shared,
+    options, shared, three,
 };
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_several_servers_one_admits_a_node_by_a_token_and_all_see_its_eviction() {
-    let postgres = shared().await;
-    let options = options(postgres, &postgres.url_of(&postgres.database().await));
-    let opened = join_all((0..3).map(|_| PostgresStore::open(options.clone()))).await;
-    let stores: Vec<_> = opened.into_iter().map(Result::unwrap).collect();
+    let stores = three(shared().await).await;
     for round in 0..20_u8 {
         let id = vec![round; 16];
         let token = JoinToken {
@@ -67,16 +64,12 @@ async fn of_several_servers_one_admits_a_node_by_a_token_and_all_see_its_evictio
         assert_eq!(node.evicted_ms, Some(2000));
     }
     // 20 tokens, 20 joins, one eviction: what did not apply is not in the log.
-    assert_eq!(everything(&stores[2]).await.len(), 41);
+    assert_eq!(everything(&*stores[2]).await.len(), 41);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn several_servers_number_one_log_without_a_gap() {
-    let postgres = shared().await;
-    let options = options(postgres, &postgres.url_of(&postgres.database().await));
-    // At once, on an empty database: each would make the schema.
-    let opened = join_all((0..3).map(|_| PostgresStore::open(options.clone()))).await;
-    let stores: Vec<_> = opened.into_iter().map(|s| Arc::new(s.unwrap())).collect();
+    let stores = three(shared().await).await;
     let appends = (0..3_u64).flat_map(|server| (0..16_u64).map(move |lane| (server, lane)));
     let tasks = appends.map(|(server, lane)| {
         let store = Arc::clone(&stores[usize::try_from(server).unwrap()]);

@@ -9,7 +9,7 @@ use futures::future::join_all;
 use prost::Message as _;
 
 use super::contract::{Sample, indexed, within_deadline};
-use super::{Filter, LogIndex, MAX_APPEND, NewEntry, PostgresStore, Query, Store, options, shared};
+use super::{Filter, LogIndex, MAX_APPEND, NewEntry, Query, Store, shared, three};
 
 /// Entries of one epoch of the index.
 const EPOCH: u64 = 65_536;
@@ -39,10 +39,7 @@ async fn found(store: &dyn Store, pod: &str) -> Vec<u64> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn several_servers_prune_one_log_across_an_epoch_s_border() {
-    let postgres = shared().await;
-    let options = options(postgres, &postgres.url_of(&postgres.database().await));
-    let opened = join_all((0..3).map(|_| PostgresStore::open(options.clone()))).await;
-    let stores: Vec<_> = opened.into_iter().map(|s| Arc::new(s.unwrap())).collect();
+    let stores = three(shared().await).await;
     // One pod that is in the first epoch alone, one in both, and many others.
     let end = EPOCH + 2048;
     let entry = |n| match n {
