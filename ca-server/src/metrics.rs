@@ -83,6 +83,7 @@ pub struct Metrics {
     issued: Counter,
     queue_waiting: Gauge,
     clock_skew: Family<ClusterLabel, Gauge<f64, AtomicU64>>,
+    cluster_ready: Family<ClusterLabel, Gauge>,
     ca_expiry: Family<CertificateLabel, Gauge>,
     reloads: Family<ReloadLabel, Counter>,
     holders: Family<HolderLabel, Gauge<u64, AtomicU64>>,
@@ -135,6 +136,7 @@ impl Metrics {
             issued: Counter::default(),
             queue_waiting: Gauge::default(),
             clock_skew: Family::default(),
+            cluster_ready: Family::default(),
             ca_expiry: Family::default(),
             reloads: Family::default(),
             holders: Family::default(),
@@ -172,6 +174,11 @@ impl Metrics {
             "citadel_ca_clock_skew_seconds",
             "The clock of each cluster's API server minus ours, as its answers show it",
             m.clock_skew.clone(),
+        );
+        registry.register(
+            "citadel_ca_cluster_ready",
+            "Whether the callers of each cluster are served: 1 or 0",
+            m.cluster_ready.clone(),
         );
         registry.register(
             "citadel_ca_certificate_expiry_timestamp_seconds",
@@ -297,6 +304,15 @@ impl Metrics {
                 cluster: cluster.to_owned(),
             })
             .set(skew.as_seconds_f64());
+    }
+
+    /// Whether a cluster's callers are served.
+    pub fn cluster_ready(&self, cluster: &str, ready: bool) {
+        self.cluster_ready
+            .get_or_create_owned(&ClusterLabel {
+                cluster: cluster.to_owned(),
+            })
+            .set(ready.into());
     }
 
     /// The CA's own certificates and the roots beside them. What Istio calls the chain ends

@@ -13,7 +13,7 @@ use citadel_runtime::{
 };
 use futures::future::join_all;
 use time::OffsetDateTime;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 use crate::{
     admission::Admission,
@@ -30,6 +30,10 @@ const SOON: Duration = Duration::from_millis(100);
 /// How long a start waits for the first keys; without them it goes on, not ready.
 const FIRST_KEYS: Duration = Duration::from_secs(5);
 
+/// How long a server that has just started waits for all of its clusters before it says that it
+/// is ready for some: with a new version or new settings it is seen soon which one is wrong.
+const ALL_CLUSTERS: Duration = Duration::from_secs(10);
+
 /// What the monitor looks at.
 pub(crate) struct Monitor {
     pub(crate) clusters: Arc<Clusters>,
@@ -42,6 +46,14 @@ pub(crate) struct Monitor {
     /// The bundle changes with rotation.
     pub(crate) bundle_sender: watch::Sender<Arc<BundleSet>>,
     pub(crate) shutdown: ShutdownSignal,
+}
+
+/// A cluster, as the readiness shows it.
+struct ClusterPart<'c> {
+    cluster: &'c ClusterHandle,
+    part: PartHandle,
+    /// It was ready once.
+    reached: bool,
 }
 
 /// Runs until shutdown.
@@ -63,17 +75,22 @@ pub(crate) async fn first_keys(clusters: &Clusters) {
 impl Monitor {
     async fn watch_parts(&self) {
         let store = self.readiness.part("store");
-        let clusters: Vec<(&ClusterHandle, PartHandle)> = self
+        let mut clusters: Vec<ClusterPart<'_>> = self
             .clusters
             .iter()
             // Part names live as long as the process; there are as many as clusters.
             .map(|cluster| {
                 let name: &'static str =
                     Box::leak(format!("cluster {}", cluster.name()).into_boxed_str());
-                (cluster, self.readiness.part(name))
+                ClusterPart {
+                    cluster,
+                    part: self.readiness.part(name),
+                    reached: false,
+                }
             })
             .collect();
         let mut known = Vec::new();
+        let begun = Instant::now();
         loop {
             let shared = self.clusters.shared_keys();
             if shared != known {
@@ -86,15 +103,7 @@ impl Monitor {
                 StoreHealth::Ready => store.set_ready(),
                 StoreHealth::NotReady(error) => store.set_not_ready(error.to_string()),
             }
-            for (cluster, part) in &clusters {
-                if let Some(skew) = cluster.api().clock_skew() {
-                    self.metrics.clock_skew(cluster.name(), skew);
-                }
-                match Self::problem(cluster, &shared) {
-                    None => part.set_ready(),
-                    Some(problem) => part.set_not_ready(problem),
-                }
-            }
+            self.judge(&mut clusters, &shared, begun.elapsed() < ALL_CLUSTERS);
             self.metrics.waiting(self.admission.waiting());
             let bundles = self.bundle_sender.borrow().clone();
             let current = bundles
@@ -111,6 +120,28 @@ impl Monitor {
             tokio::select! {
                 () = self.shutdown.wait() => return,
                 () = tokio::time::sleep(wait) => {}
+            }
+        }
+    }
+
+    /// One cluster that is away must not take the identities of all others.
+    fn judge(&self, clusters: &mut [ClusterPart<'_>], shared: &[SharedKey], starts: bool) {
+        let problems: Vec<Option<String>> = clusters
+            .iter()
+            .map(|of| Self::problem(of.cluster, shared))
+            .collect();
+        let any = problems.iter().any(Option::is_none);
+        for (of, problem) in clusters.iter_mut().zip(problems) {
+            let name = of.cluster.name();
+            if let Some(skew) = of.cluster.api().clock_skew() {
+                self.metrics.clock_skew(name, skew);
+            }
+            self.metrics.cluster_ready(name, problem.is_none());
+            of.reached |= problem.is_none();
+            match problem {
+                None => of.part.set_ready(),
+                Some(problem) if any && (of.reached || !starts) => of.part.set_degraded(problem),
+                Some(problem) => of.part.set_not_ready(problem),
             }
         }
     }

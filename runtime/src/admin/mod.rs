@@ -170,7 +170,7 @@ async fn livez() -> &'static str {
 
 async fn readyz(State(shared): State<Shared>, headers: HeaderMap) -> Response {
     let parts = shared.readiness.parts();
-    let ready = parts.iter().all(PartStatus::is_ready);
+    let ready = parts.iter().all(PartStatus::serves);
     let status = if ready {
         StatusCode::OK
     } else {

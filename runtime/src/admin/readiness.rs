@@ -29,6 +29,8 @@ pub struct PartStatus {
     pub part: &'static str,
     /// Why it is not ready; `None` when it is.
     pub reason: Option<String>,
+    /// It is not ready, and the program serves without it.
+    pub degraded: bool,
 }
 
 impl Readiness {
@@ -47,6 +49,7 @@ impl Readiness {
                 parts.push(PartStatus {
                     part: name,
                     reason: Some("starting".to_owned()),
+                    degraded: false,
                 });
                 self.ready.send_replace(false);
                 parts.len() - 1
@@ -62,12 +65,12 @@ impl Readiness {
         self.lock().clone()
     }
 
-    /// Whether every part is ready.
+    /// Whether the program serves: each part is ready, or it does without.
     pub fn is_ready(&self) -> bool {
-        self.lock().iter().all(PartStatus::is_ready)
+        self.lock().iter().all(PartStatus::serves)
     }
 
-    /// Whether every part is ready, as it changes.
+    /// [`Self::is_ready`], as it changes.
     pub fn subscribe(&self) -> watch::Receiver<bool> {
         self.ready.subscribe()
     }
@@ -81,28 +84,35 @@ impl Readiness {
 impl PartHandle {
     /// The part works.
     pub fn set_ready(&self) {
-        self.set(None);
+        self.set(None, false);
     }
 
     /// The part does not work; `reason` is shown to anyone who asks, so it holds no secret.
     pub fn set_not_ready(&self, reason: impl Into<String>) {
-        self.set(Some(reason.into()));
+        self.set(Some(reason.into()), false);
     }
 
-    fn set(&self, reason: Option<String>) {
+    /// The part does not work, and the rest is worth being asked all the same.
+    pub fn set_degraded(&self, reason: impl Into<String>) {
+        self.set(Some(reason.into()), true);
+    }
+
+    fn set(&self, reason: Option<String>, degraded: bool) {
         let mut parts = self.all.lock();
         let Some(status) = parts.get_mut(self.index) else {
             return;
         };
-        if status.reason == reason {
+        if status.reason == reason && status.degraded == degraded {
             return;
         }
         match &reason {
             None => tracing::info!(part = status.part, "ready"),
+            Some(reason) if degraded => tracing::warn!(part = status.part, %reason, "degraded"),
             Some(reason) => tracing::warn!(part = status.part, %reason, "not ready"),
         }
         status.reason = reason;
-        let ready = parts.iter().all(PartStatus::is_ready);
+        status.degraded = degraded;
+        let ready = parts.iter().all(PartStatus::serves);
         // Under the lock, so that the last word is the latest state's.
         self.all
             .ready
@@ -120,9 +130,9 @@ impl Default for Readiness {
 }
 
 impl PartStatus {
-    /// Whether the part works.
-    pub fn is_ready(&self) -> bool {
-        self.reason.is_none()
+    /// Whether the part works, or the program serves without it.
+    pub fn serves(&self) -> bool {
+        self.reason.is_none() || self.degraded
     }
 }
 
@@ -130,6 +140,7 @@ impl fmt::Display for PartStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.reason {
             None => write!(f, "{}: ready", self.part),
+            Some(reason) if self.degraded => write!(f, "{}: degraded: {reason}", self.part),
             Some(reason) => write!(f, "{}: not ready: {reason}", self.part),
         }
     }

@@ -85,9 +85,22 @@ async fn readiness_names_each_part_and_its_reason() {
     assert_eq!(json["ready"], false);
     assert_eq!(
         json["parts"][0],
-        serde_json::json!({ "part": "store", "reason": null })
+        serde_json::json!({ "part": "store", "reason": null, "degraded": false })
     );
     assert_eq!(json["parts"][1]["reason"], "the API server does not answer");
+
+    // What the rest serves without is named, and no more.
+    watch.set_degraded("one of two is away");
+    let answer = bench.get("/readyz", "*/*").await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert!(answer.contains("kubernetes: degraded: one of two is away\n"));
+    store.set_not_ready("the disk is full");
+    let answer = bench.get("/readyz", "*/*").await;
+    assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+    store.set_ready();
+    watch.set_not_ready("one of two is away");
+    let answer = bench.get("/readyz", "*/*").await;
+    assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
 
     // The same name is the same part; being alive is another question.
     bench.readiness.part("kubernetes").set_ready();

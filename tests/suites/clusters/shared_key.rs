@@ -65,6 +65,20 @@ async fn a_cluster_that_appears_later_with_the_key_of_another() {
     })
     .await;
     assert_eq!(svid.spiffe_id, web_id("east-1", "later"));
+    // Then the server is ready for those clusters that it reaches.
+    let health = wait::until("it is ready without", NOTICED, async || {
+        let answer = ca.readyz().await?;
+        (answer.status == 200).then_some(answer)
+    })
+    .await;
+    for line in ["cluster east-1: ready", "cluster twin-2: degraded: "] {
+        assert!(health.body.contains(line), "{}", health.body);
+    }
+    let metrics = ca.metrics().await;
+    for (cluster, ready) in [("east-1", 1), ("twin-2", 0)] {
+        let line = format!("citadel_ca_cluster_ready{{cluster=\"{cluster}\"}} {ready}");
+        assert!(metrics.lines().any(|found| found == line), "{metrics}");
+    }
 
     twin.start_again().await;
     let refused = wait::until("the key is seen twice", NOTICED, async || {
