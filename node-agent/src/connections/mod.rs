@@ -18,7 +18,10 @@ use std::{
 };
 
 use citadel_runtime::ShutdownSignal;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::{
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::socket::{getsockopt, sockopt},
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{UnixListener, UnixStream},
@@ -43,6 +46,10 @@ use crate::{
 /// How long a connection outlives its process, so that its streams can say why they end
 /// to whoever holds the other end now.
 const FAREWELL: Duration = Duration::from_secs(2);
+
+/// Connections of one process that are not attested yet, unless it may have more than that
+/// afterwards: one that opens thousands at once would keep others out until it is known who it is.
+const NOT_YET_ATTESTED: usize = 256;
 
 /// How often it is said that connections are dropped, at most.
 const QUIET: Duration = Duration::from_secs(10);
@@ -114,7 +121,7 @@ pub struct Connection {
 enum Place {
     Served {
         _slot: OwnedSemaphorePermit,
-        _of_peer: PeerSlot,
+        _of_peer: PeerSlot<Arc<str>>,
     },
     Refused {
         _room: OwnedSemaphorePermit,
@@ -133,6 +140,11 @@ impl Drop for Connection {
     fn drop(&mut self) {
         self.watch.abort();
     }
+}
+
+/// Who connected, by the kernel's word; 0 where it names nobody, who is not attested either.
+fn pid_of(stream: &StdStream) -> i32 {
+    getsockopt(stream, sockopt::PeerCredentials).map_or(0, |credentials| credentials.pid())
 }
 
 /// Whether the other end is closed.
@@ -159,6 +171,7 @@ pub fn accept(
         attestor: Arc::new(attestor),
         attestations: Arc::new(Semaphore::new(limits.attestations)),
         peers: Peers::new(limits.connections_per_peer),
+        processes: Peers::new(limits.connections_per_peer.max(NOT_YET_ATTESTED)),
         refusals: Arc::new(Semaphore::new(limits.refusals)),
         limits: limits.clone(),
         metrics: metrics.clone(),
@@ -173,7 +186,9 @@ pub fn accept(
 struct Acceptor {
     attestor: Arc<Attestor>,
     attestations: Arc<Semaphore>,
-    peers: Peers,
+    peers: Peers<Arc<str>>,
+    /// By the pid that connected, before they are attested.
+    processes: Peers<i32>,
     refusals: Arc<Semaphore>,
     limits: Limits,
     metrics: Metrics,
@@ -194,12 +209,17 @@ impl Acceptor {
                 // Dropped above the limit: in the kernel's queue a connection would only
                 // grow old, and outlive the process that made it.
                 Ok((stream, after)) => {
-                    if let Ok(slot) = Arc::clone(&slots).try_acquire_owned() {
-                        tokio::spawn(self.clone().admit(stream, after, slot));
-                    } else {
+                    let Some(process) = self.processes.enter(&pid_of(&stream)) else {
+                        self.metrics.peer_refused(reasons::TOO_MANY);
+                        self.drop_one("a process connects faster than it can be attested");
+                        continue;
+                    };
+                    let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
                         self.metrics.peer_refused(reasons::FULL);
                         self.drop_one("the agent has as many connections as it may");
-                    }
+                        continue;
+                    };
+                    tokio::spawn(self.clone().admit(stream, after, slot, process));
                 }
                 Err(error) => {
                     // Out of file descriptors, most likely: some will close.
@@ -212,7 +232,13 @@ impl Acceptor {
         }
     }
 
-    async fn admit(self, stream: StdStream, after: Option<u64>, slot: OwnedSemaphorePermit) {
+    async fn admit(
+        self,
+        stream: StdStream,
+        after: Option<u64>,
+        slot: OwnedSemaphorePermit,
+        process: PeerSlot<i32>,
+    ) {
         let attesting = async {
             let permit = Arc::clone(&self.attestations).acquire_owned().await;
             // Many that come and go at once must not keep the places of others meanwhile.
@@ -237,6 +263,7 @@ impl Acceptor {
                 return self.drop_one("the peer could not be attested within the deadline");
             }
         };
+        drop(process);
         let admitted = attested.and_then(|peer| match self.peers.enter(peer.principal()) {
             Some(of_peer) => Ok((Arc::new(peer), of_peer)),
             None => Err(AttestError::TooMany(peer.describe())),

@@ -12,7 +12,8 @@ const INVISIBLE_PID: &str = "invisible_pid";
 const LIVENESS: &str = "liveness";
 const PROC: &str = "proc";
 const CGROUP: &str = "cgroup";
-const TOO_MANY: &str = "too_many_of_one_caller";
+/// One caller has as many as it may.
+pub(super) const TOO_MANY: &str = "too_many_of_one_caller";
 
 /// All of them.
 pub(crate) const REASONS: [&str; 8] = [

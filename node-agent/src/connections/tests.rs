@@ -1,9 +1,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::{
-    io::Write,
+    io::{BufRead as _, BufReader, Write},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, ChildStdout, Command, Stdio},
 };
 
 use citadel_runtime::Shutdown;
@@ -362,4 +362,63 @@ async fn a_process_that_leaves_its_pod_is_noticed() {
     tokio::time::timeout(Duration::from_secs(6), peer.left())
         .await
         .unwrap();
+}
+
+/// Who they are is not known yet: that one process opens more than its share leaves the places
+/// of others free.
+#[tokio::test]
+async fn one_process_can_not_fill_the_places_before_it_is_attested() {
+    let socket = serve(&Limits {
+        connections: NOT_YET_ATTESTED + 1,
+        // Nobody is attested as long as this test goes on.
+        attestations: 0,
+        attestation_deadline: Duration::from_mins(5),
+        ..Limits::default()
+    });
+    let mut clients = Vec::new();
+    for _ in 0..NOT_YET_ATTESTED + 20 {
+        clients.push(UnixStream::connect(&socket.path).await.unwrap());
+    }
+    for client in &mut clients[NOT_YET_ATTESTED..] {
+        let read = tokio::time::timeout(Duration::from_secs(20), client.read_u8());
+        read.await.expect("in time").expect_err("it is dropped");
+    }
+    // The one place that is left is another's; who comes after it is dropped, and it is not.
+    let mut other = Listening::connect(&socket.path);
+    let mut late = Listening::connect(&socket.path);
+    tokio::task::spawn_blocking(move || assert_eq!(late.line(), "it is closed"))
+        .await
+        .unwrap();
+    assert!(other.0.try_wait().unwrap().is_none(), "it is open");
+    other.0.kill().unwrap();
+    other.0.wait().unwrap();
+}
+
+/// A process that connects, and says when the other end is closed.
+struct Listening(Child, BufReader<ChildStdout>);
+
+impl Listening {
+    fn connect(path: &Path) -> Self {
+        let script = "import socket, sys\n\
+                      s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1])\n\
+                      print('it is open', flush=True)\n\
+                      s.recv(1)\n\
+                      print('it is closed', flush=True)\n";
+        let mut child = Command::new("python3")
+            .args(["-c", script])
+            .arg(path)
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("python3 is needed by this test");
+        let out = BufReader::new(child.stdout.take().unwrap());
+        let mut this = Self(child, out);
+        assert_eq!(this.line(), "it is open");
+        this
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.1.read_line(&mut line).unwrap();
+        line.trim().to_owned()
+    }
 }
