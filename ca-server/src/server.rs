@@ -1,36 +1,21 @@
-//! Puts the parts together, binds, serves, and ends in order.
+//! Puts the parts together and binds. What is bound serves in `serve.rs`.
+
+mod serve;
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use citadel_identity::{
-    TrustDomain,
-    bundle::BundleSet,
-    crypto,
-    tls::{BundleHandle, ClientVerifier},
-};
+use citadel_identity::{TrustDomain, bundle::BundleSet, crypto, tls::BundleHandle};
 use citadel_kubernetes::{Cluster, ClusterConfig, Inventory, inventory::Remember};
-use citadel_proto::{
-    istio::istio_certificate_service_server::IstioCertificateServiceServer,
-    v1::{
-        admin_service_server::AdminServiceServer, agent_service_server::AgentServiceServer,
-        workload_service_server::WorkloadServiceServer,
-    },
-};
 use citadel_runtime::{
     Shutdown,
     admin::{AdminServer, Readiness},
-    https, process, supervisor,
+    process,
     tls::{self, ConnectionMetrics, ReloadingCertificate},
 };
 use prometheus_client::registry::Registry;
 use rustls::pki_types::CertificateDer;
 use time::OffsetDateTime;
-use tokio::{
-    net::TcpListener,
-    sync::{Semaphore, watch},
-};
-use tonic::transport::Server;
-use tonic_health::pb::health_server::HealthServer;
+use tokio::{net::TcpListener, sync::watch};
 
 use crate::{
     admission::Admission,
@@ -39,25 +24,17 @@ use crate::{
     authz::Policy,
     clusters::{ClusterHandle, ClusterParts, Clusters, SharedKey},
     config::{Config, ConfigArgs, StoreLocation},
-    grpc::{
-        AdminAccess, AdminApi, AgentApi, Front, FrontParts, Gate, HealthApi, IstioApi, Joining,
-        MAX_BATCH_REQUEST, MAX_SINGLE_REQUEST, Refusals, WorkloadApi,
-    },
+    grpc::{AdminAccess, Front, FrontParts, Joining, Refusals},
     holders::Holders,
     issuance::{Issuance, Issuer, Line},
     keys::{CaKeys, KeyError},
     log::{self, Log, LogError, Rollback},
     metrics::Metrics,
-    monitor,
-    public::{self, Public},
-    published,
+    monitor, published,
     reload::Reload,
     serving, settings,
     store::{PostgresOptions, PostgresStore, SqliteOptions, SqliteStore, Store, StoreError},
 };
-
-/// How long accepted requests may take once the shutdown has begun.
-const DRAIN: Duration = Duration::from_secs(25);
 
 /// Why the server does not start.
 #[derive(Debug, thiserror::Error)]
@@ -99,9 +76,6 @@ pub enum StartError {
     /// Two clusters that tokens could not tell apart.
     #[error(transparent)]
     SharedKey(#[from] SharedKey),
-    /// The server ended with an error.
-    #[error("serving gRPC: {0}")]
-    Serve(#[from] tonic::transport::Error),
 }
 
 /// What a caller of [`build`] may bring instead of the configuration's own.
@@ -398,128 +372,4 @@ async fn connect_clusters(config: &Config, shutdown: &Shutdown) -> Result<Cluste
         )));
     }
     Ok(Clusters::new(handles))
-}
-
-impl Bound {
-    /// Serves until the shutdown; then finishes what was accepted and closes the store.
-    ///
-    /// # Errors
-    /// [`StartError`] if a listener fails for good.
-    pub async fn serve(self) -> Result<(), StartError> {
-        let clients = Arc::new(ClientVerifier::new(self.trust_domain, self.client_bundles));
-        if let Some(listener) = self.public {
-            let tls = tls::https_config(self.certificate.clone(), clients.clone())?;
-            let incoming = tls::incoming(
-                listener,
-                tls,
-                self.limits.connections,
-                self.connection_metrics.clone(),
-                self.shutdown.signal(),
-            );
-            let router = public::router(Public {
-                front: self.front.clone(),
-                access: self.access.clone(),
-                log: self.log.clone(),
-                open_hashes: self.public_hashes,
-                deadline: self.limits.request_deadline,
-                reads: Arc::new(Semaphore::new(public::READS)),
-            });
-            let serving = https::serve(incoming, router, self.shutdown.signal());
-            self.shutdown.spawn(serving);
-        }
-        supervisor::ready();
-        let tls = tls::server_config(self.certificate.clone(), clients)?;
-        let incoming = tls::incoming(
-            self.listener,
-            tls,
-            self.limits.connections,
-            self.connection_metrics,
-            self.shutdown.signal(),
-        );
-        let health = HealthServer::new(HealthApi {
-            ready: self.readiness.subscribe(),
-            shutdown: self.shutdown.signal(),
-        });
-
-        let admin_api = || AdminApi {
-            front: self.front.clone(),
-            access: self.access.clone(),
-            log: self.log.clone(),
-            joining: self.joining.clone(),
-        };
-        let istio = IstioApi {
-            front: self.front.clone(),
-            default_ttl: self.istio_default_ttl,
-        };
-        let router = Server::builder()
-            .max_concurrent_streams(self.limits.streams_per_connection)
-            .http2_keepalive_interval(Some(Duration::from_secs(30)))
-            .http2_keepalive_timeout(Some(Duration::from_secs(10)))
-            .http2_max_header_list_size(16 * 1024)
-            .layer(Gate::new(
-                self.front.refusals.clone(),
-                self.limits.request_deadline,
-            ))
-            .add_service(health.max_decoding_message_size(MAX_SINGLE_REQUEST))
-            .add_service(
-                AgentServiceServer::new(AgentApi(self.front.clone()))
-                    .max_decoding_message_size(MAX_BATCH_REQUEST),
-            )
-            .add_service(
-                WorkloadServiceServer::new(WorkloadApi(self.front.clone()))
-                    .max_decoding_message_size(MAX_SINGLE_REQUEST),
-            )
-            .add_service(
-                IstioCertificateServiceServer::new(istio)
-                    .max_decoding_message_size(MAX_SINGLE_REQUEST),
-            )
-            .add_service(
-                AdminServiceServer::new(admin_api()).max_decoding_message_size(MAX_SINGLE_REQUEST),
-            );
-        let signal = self.shutdown.signal();
-        // The listener ends by itself on shutdown, once handshakes in progress are done; then
-        // every connection is told to go away and its accepted requests are finished.
-        let mut servers = vec![self.shutdown.spawn(async move {
-            router
-                .serve_with_incoming_shutdown(incoming, std::future::pending())
-                .await
-        })];
-        if let Some(path) = &self.admin_socket {
-            let listener =
-                settings::bind_admin_socket(path).map_err(|error| StartError::Listen {
-                    what: format!("admin_socket {}", path.display()),
-                    error,
-                })?;
-            let incoming = tokio_stream::wrappers::UnixListenerStream::new(listener);
-            let router = Server::builder().add_service(AdminServiceServer::new(admin_api()));
-            let signal = signal.clone();
-            servers.push(self.shutdown.spawn(async move {
-                router
-                    .serve_with_incoming_shutdown(incoming, signal.wait_owned())
-                    .await
-            }));
-        }
-        self.shutdown.spawn(self.admin_server.serve(signal.clone()));
-        let public = self.public_address.map(tracing::field::display);
-        tracing::info!(grpc = %self.grpc, admin = %self.admin, public, "serving");
-
-        let ended = futures::future::select_all(servers);
-        tokio::select! {
-            () = signal.wait() => {}
-            (result, _, _) = ended => {
-                if let Ok(Err(error)) = result {
-                    self.shutdown.trigger();
-                    self.log.close().await;
-                    return Err(error.into());
-                }
-            }
-        }
-        let drained = self.shutdown.drain(DRAIN).await;
-        tracing::info!(?drained, "shut down");
-        self.log.close().await;
-        if let Some(path) = &self.admin_socket {
-            let _ = std::fs::remove_file(path);
-        }
-        Ok(())
-    }
 }

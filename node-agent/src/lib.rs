@@ -41,25 +41,25 @@ use std::{
 use citadel_identity::crypto;
 use citadel_kubernetes::{ConnectError, NodePods};
 use citadel_proto::agent::{SocketKind, agent_admin_service_server::AgentAdminServiceServer};
-use citadel_proto::workload::spiffe_workload_api_server::SpiffeWorkloadApiServer;
 use citadel_runtime::{
     Shutdown, ShutdownSignal,
     admin::{AdminServer, Readiness},
     config::ConfigError,
+    grpc::{self, Http2},
     process, supervisor,
 };
-use futures::StreamExt as _;
+use futures::{Stream, StreamExt as _};
 use prometheus_client::registry::Registry;
 use tokio::{net::UnixListener, task::JoinHandle};
 use tokio_stream::wrappers::UnixListenerStream;
-use tonic::transport::{Server, server::Router};
+use tonic::service::Routes;
 
 use crate::{
     attest::{Attestor, proc::Proc, relayed::pod_named_by},
     ca_client::{Ca, Credential, FileToken, Session, SessionConfig, TokenSource},
     clock::{Clock, SystemClock},
     config::{Config, Settings, default_admin_socket},
-    connections::Limits,
+    connections::{Connection, Limits},
     files::keeper::Keeper,
     handover::{
         Afterwards, Giver, HandoverError, HandoverSettings, Own, Predecessor, Served, Successor,
@@ -75,7 +75,7 @@ use crate::{
     socket::{Audience, BoundSocket, SocketError},
     sockets::{Placed, Sources},
     status::AgentAdmin,
-    workload_api::{WorkloadApi, reflection},
+    workload_api::{WorkloadApi, WorkloadApiService, reflection},
 };
 
 /// The largest message of a client, in bytes: an SDS request with its names, Envoy's node
@@ -165,9 +165,6 @@ pub enum StartError {
     /// See [`HandoverError`].
     #[error("handover: {0}")]
     Handover(#[from] HandoverError),
-    /// The server ended by itself.
-    #[error("the socket's server failed: {0}")]
-    Serve(#[from] tonic::transport::Error),
 }
 
 impl Parts {
@@ -316,16 +313,10 @@ impl Administration {
     async fn serve(self, shutdown: ShutdownSignal) {
         let _placed = self.placed;
         let service = AgentAdminServiceServer::new(self.service);
-        let served = Server::builder()
-            .add_service(service.max_decoding_message_size(MAX_REQUEST))
-            .serve_with_incoming_shutdown(
-                UnixListenerStream::new(self.listener),
-                shutdown.wait_owned(),
-            )
-            .await;
-        if let Err(error) = served {
-            tracing::warn!(%error, "the socket for administrators is closed");
-        }
+        let routes = Routes::new(service.max_decoding_message_size(MAX_REQUEST)).prepare();
+        let incoming = UnixListenerStream::new(self.listener);
+        let until = shutdown.wait_owned();
+        grpc::serve(incoming, routes, Http2::default(), until).await;
     }
 }
 
@@ -400,21 +391,17 @@ impl Bound {
             ends.trigger();
             Poll::Ready(None)
         }));
-        let server = router(&self.limits, sds, workload_api)
-            .serve_with_incoming_shutdown(incoming, signal().wait_owned());
-        let mut server = std::pin::pin!(server);
-        let served = tokio::select! {
-            served = &mut server => served,
+        tokio::select! {
+            () = answer(incoming, routes(sds, workload_api), &self.limits, signal()) => {}
             // A client that keeps its connection open must not keep the agent.
             () = async {
                 signal().wait().await;
                 tokio::time::sleep(DRAIN).await;
-            } => Ok(()),
-        };
+            } => {}
+        }
         drop(self.placed);
         supervisor::stopping();
         self.shutdown.drain(DRAIN).await;
-        served.map_err(StartError::Serve)?;
         let successor = match waiting {
             Some(waiting) if waiting.is_finished() => waiting.await.ok().flatten(),
             _ => None,
@@ -475,15 +462,31 @@ impl Bound {
     }
 }
 
-/// Both services, within the limits of one connection.
-fn router(limits: &Limits, sds: Sds, workload_api: WorkloadApi) -> Router {
-    Server::builder()
-        .max_concurrent_streams(limits.streams_per_connection)
-        .http2_keepalive_interval(Some(Duration::from_secs(60)))
-        .add_service(SdsService::new(sds, MAX_REQUEST))
-        .add_service(
-            SpiffeWorkloadApiServer::new(workload_api).max_decoding_message_size(MAX_REQUEST),
-        )
-        .add_optional_service(reflection::service())
-        .add_optional_service(reflection::service_v1alpha())
+/// Both services, and what tells of them.
+fn routes(sds: Sds, workload_api: WorkloadApi) -> Routes {
+    let mut routes = Routes::new(grpc::Served(SdsService::new(sds, MAX_REQUEST))).add_service(
+        grpc::Served(WorkloadApiService::new(workload_api, MAX_REQUEST)),
+    );
+    if let Some(service) = reflection::service() {
+        routes = routes.add_service(service);
+    }
+    if let Some(service) = reflection::service_v1alpha() {
+        routes = routes.add_service(service);
+    }
+    routes.prepare()
+}
+
+/// Within the limits of one connection.
+async fn answer(
+    incoming: impl Stream<Item = io::Result<Connection>>,
+    routes: Routes,
+    limits: &Limits,
+    until: ShutdownSignal,
+) {
+    let http2 = Http2 {
+        streams: limits.streams_per_connection,
+        keepalive: Duration::from_secs(60),
+        keepalive_timeout: Duration::from_secs(20),
+    };
+    grpc::serve(incoming, routes, http2, until.wait_owned()).await;
 }

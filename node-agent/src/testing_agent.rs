@@ -105,9 +105,8 @@ impl TestAgent {
             metrics: world.metrics.clone(),
             shutdown: world.shutdown.signal(),
         };
-        let server = crate::router(&limits, sds, workload_api)
-            .serve_with_incoming_shutdown(incoming, world.shutdown.signal().wait_owned());
-        tokio::spawn(server);
+        let (routes, until) = (crate::routes(sds, workload_api), world.shutdown.signal());
+        tokio::spawn(async move { crate::answer(incoming, routes, &limits, until).await });
         Self {
             world,
             holders,

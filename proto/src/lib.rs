@@ -5,11 +5,8 @@
 //! committed; `tests/generated.rs` fails when the two differ, and
 //! `CITADEL_REGENERATE=1 cargo test -p citadel-proto` renews it.
 
-mod codec;
 mod redact;
 mod wipe;
-
-pub use codec::SmallBuffers;
 
 /// `citadel.v1`: the CA's own services for agents, workloads and administrators.
 #[allow(

@@ -3,7 +3,6 @@
 use std::{error::Error, fs, path::Path};
 
 use prost::Message as _;
-use prost_types::FileDescriptorSet;
 
 /// Messages whose `Debug` is written by hand, since they carry a key or a token.
 const SECRET_MESSAGES: [&str; 9] = [
@@ -47,23 +46,12 @@ fn generated_code_is_current() -> Result<(), Box<dyn Error>> {
     let descriptors = protox::compile(FILES.map(|file| root.join(file)), [root])?;
     let workload = protox::compile([root.join(WORKLOAD_FILE)], [root])?;
     fs::write(fresh.path().join(WORKLOAD), workload.encode_to_vec())?;
-    // Of the Workload API an agent has thousands of streams.
-    for (of_workload, codec) in [
-        (false, "tonic_prost::ProstCodec"),
-        (true, "crate::SmallBuffers"),
-    ] {
-        let belongs =
-            |name: &str| name.starts_with("google/") || (name == WORKLOAD_FILE) == of_workload;
-        let mut file = descriptors.file.clone();
-        file.retain(|file| belongs(file.name()));
-        let mut config = tonic_prost_build::Config::new();
-        config.skip_debug(SECRET_MESSAGES);
-        tonic_prost_build::configure()
-            .build_transport(false)
-            .codec_path(codec)
-            .out_dir(fresh.path())
-            .compile_fds_with_config(FileDescriptorSet { file }, config)?;
-    }
+    let mut config = tonic_prost_build::Config::new();
+    config.skip_debug(SECRET_MESSAGES);
+    tonic_prost_build::configure()
+        .build_transport(false)
+        .out_dir(fresh.path())
+        .compile_fds_with_config(descriptors, config)?;
 
     let committed = root.join("src/gen");
     if std::env::var_os("CITADEL_REGENERATE").is_some() {

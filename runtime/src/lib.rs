@@ -5,6 +5,7 @@ pub mod admin;
 pub mod client;
 pub mod config;
 pub mod duration;
+pub mod grpc;
 mod harden;
 pub mod https;
 pub mod limits;

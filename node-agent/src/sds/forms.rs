@@ -9,6 +9,7 @@ use envoy_types::pb::{
     },
     google::rpc,
 };
+use prost::Message;
 use tonic::Status;
 
 use super::{
@@ -25,8 +26,8 @@ pub(super) type Versions = Vec<(String, String)>;
 
 /// One stream's protocol, in the messages of its RPC.
 pub(super) trait Form: Send + 'static {
-    type Request: Send + 'static;
-    type Response: Send + 'static;
+    type Request: Message + Default + 'static;
+    type Response: Message + 'static;
 
     /// For logs.
     const RPC: &'static str;

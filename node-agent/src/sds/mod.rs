@@ -11,22 +11,17 @@ mod session;
 
 use std::sync::Arc;
 
-use citadel_runtime::ShutdownSignal;
-use envoy_types::pb::envoy::service::{
-    discovery::v3::{
-        DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
-    },
-    secret::v3::secret_discovery_service_server::SecretDiscoveryService,
-};
+use citadel_runtime::{ShutdownSignal, grpc::Call};
+use envoy_types::pb::envoy::service::discovery::v3::{DiscoveryRequest, DiscoveryResponse};
 use tokio::time::Instant;
-use tonic::{Code, Request, Response, Status, Streaming};
+use tonic::{Code, Status};
 
-pub use self::service::SdsService;
+pub(crate) use self::service::SdsService;
 use self::{
     content::Content,
     files::Files,
     folders::FolderRule,
-    forms::{Delta, Form, World, check_type, invalid, of_world, whole},
+    forms::{Form, check_type, invalid, of_world, whole},
     protocol::{Push, version_of_all},
     session::Responses,
 };
@@ -55,48 +50,22 @@ pub struct Sds {
 }
 
 impl Sds {
+    /// A stream of either form.
     async fn stream<F: Form>(
-        &self,
-        request: Request<Streaming<F::Request>>,
-    ) -> Result<Response<Responses<F::Response>>, Status> {
-        let (metadata, extensions, requests) = request.into_parts();
-        let admitted = gate::admit(&self.identities, &extensions, &metadata, F::RPC).await?;
-        Ok(Response::new(session::serve::<F>(self, admitted, requests)))
-    }
-}
-
-#[tonic::async_trait]
-impl SecretDiscoveryService for Sds {
-    type StreamSecretsStream = Responses<DiscoveryResponse>;
-    type DeltaSecretsStream = Responses<DeltaDiscoveryResponse>;
-
-    async fn stream_secrets(
-        &self,
-        request: Request<Streaming<DiscoveryRequest>>,
-    ) -> Result<Response<Self::StreamSecretsStream>, Status> {
-        self.stream::<World>(request).await
-    }
-
-    async fn delta_secrets(
-        &self,
-        request: Request<Streaming<DeltaDiscoveryRequest>>,
-    ) -> Result<Response<Self::DeltaSecretsStream>, Status> {
-        self.stream::<Delta>(request).await
+        self: &Arc<Self>,
+        call: Call<F::Request>,
+    ) -> Result<Responses<F::Response>, Status> {
+        let (metadata, extensions) = (&call.metadata, &call.extensions);
+        let admitted = gate::admit(&self.identities, extensions, metadata, F::RPC).await?;
+        Ok(session::serve::<F>(self, admitted, call.requests))
     }
 
     /// Once, without a subscription; secrets in files are for streams alone.
-    async fn fetch_secrets(
-        &self,
-        request: Request<DiscoveryRequest>,
-    ) -> Result<Response<DiscoveryResponse>, Status> {
-        let Admitted { mut view, gone } = gate::admit(
-            &self.identities,
-            request.extensions(),
-            request.metadata(),
-            FETCH,
-        )
-        .await?;
-        let request = request.into_inner();
+    async fn fetch(&self, mut call: Call<DiscoveryRequest>) -> Result<DiscoveryResponse, Status> {
+        let (metadata, extensions) = (&call.metadata, &call.extensions);
+        let Admitted { mut view, gone } =
+            gate::admit(&self.identities, extensions, metadata, FETCH).await?;
+        let request = call.requests.only().await?;
         check_type(&request.type_url)?;
         // The same limits as on a stream.
         let names = request.resource_names.clone();
@@ -131,7 +100,7 @@ impl SecretDiscoveryService for Sds {
                     nonce: String::new(),
                     names: versions.into_keys().collect(),
                 };
-                return Ok(Response::new(whole(&push, &content)));
+                return Ok(whole(&push, &content));
             }
             tokio::select! {
                 () = view.changed() => {}

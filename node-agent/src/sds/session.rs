@@ -1,15 +1,13 @@
 //! One stream of secrets, from its first request to its end.
 
-use std::{collections::BTreeSet, mem, pin::Pin, time::Duration};
+use std::{collections::BTreeSet, mem, pin::Pin, sync::Arc, time::Duration};
 
-use futures::{Stream, StreamExt};
+use citadel_runtime::grpc::Requests;
+use futures::{Stream, stream};
 use rand::Rng;
-use tokio::{
-    sync::mpsc,
-    time::{Instant, sleep_until},
-};
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Status, Streaming};
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Status};
 
 use super::{
     Sds,
@@ -21,6 +19,7 @@ use crate::{
     gate::{Admitted, line, refuse},
     holders::Tracked,
     identities::{Snapshot, Standing, View},
+    metrics::Counted,
 };
 
 /// When the files are looked at again while the caller has no identity yet.
@@ -29,17 +28,18 @@ const WITHOUT_IDENTITY: Duration = Duration::from_millis(250);
 /// What a stream's client gets.
 pub(super) type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// To the client. Boxed: a channel has room for 32 at once, whatever its capacity.
-type Sender<T> = mpsc::Sender<Box<Result<T, Status>>>;
-
 /// A stream of either form.
 struct Session<F: Form> {
-    sds: Sds,
+    sds: Arc<Sds>,
     view: View,
+    gone: CancellationToken,
+    requests: Requests<F::Request>,
     form: F,
+    /// Whether the client has asked for anything yet.
+    subscribed: bool,
     files: FileNames,
     tracked: Tracked,
-    sender: Sender<F::Response>,
+    _counted: Counted,
 }
 
 /// What of the subscription stands for files.
@@ -50,80 +50,80 @@ struct FileNames {
     look_at: Option<Instant>,
 }
 
-/// Serves a stream in a task of its own.
+/// Serves a stream, whenever the server asks for its next response: it does so while there is
+/// room for one. So who reads late gets what is newest then and holds up nobody else, no copy
+/// of a key waits meanwhile, and a stream needs no task and no channel.
 pub(super) fn serve<F: Form>(
-    sds: &Sds,
+    sds: &Arc<Sds>,
     admitted: Admitted,
-    mut requests: Streaming<F::Request>,
+    requests: Requests<F::Request>,
 ) -> Responses<F::Response> {
     let Admitted { view, gone } = admitted;
-    // One response at a time: the next waits until the client reads, and holds up nobody
-    // else meanwhile.
-    let (sender, receiver) = mpsc::channel(1);
-    let mut session = Session::<F> {
-        sds: sds.clone(),
+    // Boxed: what a future is given by value it holds twice.
+    let session = Box::new(Session::<F> {
         tracked: sds.holders.stream(F::PROTOCOL, view.peer()),
+        _counted: sds.metrics.streaming(F::PROTOCOL),
+        sds: Arc::clone(sds),
         view,
+        gone,
+        requests,
         form: F::new(rand::rng().random()),
+        subscribed: false,
         files: FileNames::default(),
-        sender,
-    };
-    tokio::spawn(async move {
-        let counted = session.sds.metrics.streaming(F::PROTOCOL);
-        let shutdown = session.sds.shutdown.clone();
-        let sender = session.sender.clone();
-        let ended = tokio::select! {
-            biased;
-            // What was asked before the end is answered before it.
-            ended = session.run(&mut requests) => ended,
-            () = gone.cancelled() => Err(Status::unavailable("the caller's process has ended")),
-            () = shutdown.wait() => Err(Status::unavailable("the agent is shutting down")),
-        };
-        if let Err(status) = ended {
-            // Not waiting for a client that reads nothing any more.
-            let _ = sender.try_send(Box::new(Err(status)));
-        }
-        drop(counted);
     });
-    Box::pin(ReceiverStream::new(receiver).map(|response| *response))
+    Box::pin(stream::unfold(Some(session), |session| async {
+        let mut session = session?;
+        match session.next().await {
+            Ok(Some(response)) => Some((Ok(response), Some(session))),
+            Ok(None) => None,
+            Err(status) => Some((Err(status), None)),
+        }
+    }))
 }
 
 impl<F: Form> Session<F> {
-    /// By reference: what a future is given by value it holds twice.
-    async fn run(&mut self, requests: &mut Streaming<F::Request>) -> Result<(), Status> {
-        let mut subscribed = false;
+    /// The next response; none once the client has ended its stream.
+    async fn next(&mut self) -> Result<Option<F::Response>, Status> {
         loop {
             tokio::select! {
-                request = requests.next() => {
-                    let Some(request) = request else { return Ok(()) };
+                biased;
+                () = self.view.changed() => {}
+                () = self.files.due() => {}
+                request = self.requests.next() => {
+                    let Some(request) = request else { return Ok(None) };
                     let heard = self
                         .form
                         .request(request?)
                         .map_err(|status| self.refused(&status))?;
-                    subscribed = true;
+                    self.subscribed = true;
                     if !self.note(heard) {
                         continue;
                     }
                     self.files.ask_for(self.form.subscribed());
                     self.tracked.keep(|name| self.form.asks_for(name));
                 }
-                () = self.view.changed() => {}
-                () = self.files.due() => {}
+                // What was asked before the end is answered before it.
+                () = self.gone.cancelled() => {
+                    return Err(Status::unavailable("the caller's process has ended"));
+                }
+                () = self.sds.shutdown.wait() => {
+                    return Err(Status::unavailable("the agent is shutting down"));
+                }
             }
             // A caller that may have nothing is told so once it has asked for something.
-            if subscribed {
-                // Boxed: what it needs for a moment would be part of each waiting stream.
-                Box::pin(self.push()).await?;
+            if !self.subscribed {
+                continue;
+            }
+            // Boxed: what it needs for a moment would be part of each waiting stream.
+            let response = Box::pin(self.respond()).await?;
+            if response.is_some() {
+                return Ok(response);
             }
         }
     }
 
-    async fn push(&mut self) -> Result<(), Status> {
-        // Room first, content after: who reads late gets what is newest then, and no copy of
-        // a key waits meanwhile.
-        let Ok(room) = self.sender.clone().reserve_owned().await else {
-            return Err(Status::cancelled("the client hung up"));
-        };
+    /// The response that is due now, if any.
+    async fn respond(&mut self) -> Result<Option<F::Response>, Status> {
         let snapshot = self.view.snapshot();
         if let Standing::Denied(reason) = &snapshot.standing {
             let peer = self.view.peer().describe();
@@ -136,24 +136,24 @@ impl<F: Form> Session<F> {
             let content = content.holding(&name);
             self.tracked.brought(&name, &version, content);
         }
-        if let Some((response, told)) = self.form.push(&content) {
-            for (name, version) in &told.resources {
-                self.tracked.sent(name, version, content.holding(name));
-            }
-            if !told.removed.is_empty() {
-                let removed = |name: &str| told.removed.iter().any(|gone| gone == name);
-                self.tracked.keep(|name| !removed(name));
-            }
-            tracing::debug!(
-                peer = self.view.peer().describe(),
-                version = told.version,
-                resources = ?told.resources,
-                removed = ?told.removed,
-                "secrets pushed"
-            );
-            room.send(Box::new(Ok(response)));
+        let Some((response, told)) = self.form.push(&content) else {
+            return Ok(None);
+        };
+        for (name, version) in &told.resources {
+            self.tracked.sent(name, version, content.holding(name));
         }
-        Ok(())
+        if !told.removed.is_empty() {
+            let removed = |name: &str| told.removed.iter().any(|gone| gone == name);
+            self.tracked.keep(|name| !removed(name));
+        }
+        tracing::debug!(
+            peer = self.view.peer().describe(),
+            version = told.version,
+            resources = ?told.resources,
+            removed = ?told.removed,
+            "secrets pushed"
+        );
+        Ok(Some(response))
     }
 
     /// Returns whether there may be something to say.

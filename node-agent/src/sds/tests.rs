@@ -14,7 +14,7 @@ use envoy_types::pb::{
 use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Channel;
+use tonic::{Request, transport::Channel};
 
 use super::{content::type_url, *};
 use crate::{

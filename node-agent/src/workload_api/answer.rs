@@ -10,13 +10,22 @@ use citadel_identity::{
     TrustDomain,
     bundle::{Bundle, BundleSet},
 };
-use citadel_proto::workload::{X509BundlesResponse, X509svid, X509svidResponse};
+use citadel_proto::workload::{
+    X509BundlesRequest, X509BundlesResponse, X509svid, X509svidRequest, X509svidResponse,
+};
+use prost::Message;
 use rustls::pki_types::CertificateDer;
 
 use crate::identities::Snapshot;
 
 /// A message that shows a snapshot.
-pub(super) trait Answer: Sized + Send + 'static {
+pub(super) trait Answer: Message + Sized + 'static {
+    /// What it answers.
+    type Request: Message + Default + 'static;
+
+    /// For logs.
+    const RPC: &'static str;
+
     /// Whether there are SVIDs in it, not bundles alone.
     const WITH_SVIDS: bool;
 
@@ -48,6 +57,9 @@ impl PartialEq for Shown {
 }
 
 impl Answer for X509svidResponse {
+    type Request = X509svidRequest;
+
+    const RPC: &'static str = "FetchX509SVID";
     const WITH_SVIDS: bool = true;
 
     fn of(snapshot: &Snapshot, own: &TrustDomain) -> Self {
@@ -88,6 +100,9 @@ impl Answer for X509svidResponse {
 }
 
 impl Answer for X509BundlesResponse {
+    type Request = X509BundlesRequest;
+
+    const RPC: &'static str = "FetchX509Bundles";
     const WITH_SVIDS: bool = false;
 
     fn of(snapshot: &Snapshot, _: &TrustDomain) -> Self {

@@ -3,21 +3,18 @@
 mod answer;
 pub(crate) mod reflection;
 mod sent;
+mod service;
 
-use std::pin::Pin;
+use std::{mem, pin::Pin};
 
 use citadel_identity::TrustDomain;
-use citadel_proto::workload::{
-    JwtBundlesRequest, JwtBundlesResponse, JwtsvidRequest, JwtsvidResponse, ValidateJwtsvidRequest,
-    ValidateJwtsvidResponse, X509BundlesRequest, X509BundlesResponse, X509svidRequest,
-    X509svidResponse, spiffe_workload_api_server::SpiffeWorkloadApi,
-};
-use citadel_runtime::ShutdownSignal;
-use futures::{Stream, StreamExt as _};
-use tokio::{sync::mpsc, time::Instant};
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Extensions, Request, Response, Status, metadata::MetadataMap};
+use citadel_runtime::{ShutdownSignal, grpc::Call};
+use futures::{Stream, stream};
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Status, metadata::MetadataMap};
 
+pub(crate) use self::service::WorkloadApiService;
 use self::{
     answer::{Answer, Shown},
     sent::Sent,
@@ -26,7 +23,7 @@ use crate::{
     gate::{self, Admitted, refuse},
     holders::Holders,
     identities::{Identities, PATIENCE, Standing, View},
-    metrics::Metrics,
+    metrics::{Counted, Metrics},
 };
 
 /// In metrics, and in the count of who runs on what.
@@ -47,131 +44,107 @@ pub struct WorkloadApi {
     pub shutdown: ShutdownSignal,
 }
 
-#[tonic::async_trait]
-impl SpiffeWorkloadApi for WorkloadApi {
-    type FetchX509SVIDStream = Responses<X509svidResponse>;
-    type FetchX509BundlesStream = Responses<X509BundlesResponse>;
-    type FetchJWTBundlesStream = Responses<JwtBundlesResponse>;
-
-    async fn fetch_x509svid(
-        &self,
-        request: Request<X509svidRequest>,
-    ) -> Result<Response<Self::FetchX509SVIDStream>, Status> {
-        let (metadata, extensions, _) = request.into_parts();
-        self.follow(&metadata, &extensions, "FetchX509SVID").await
-    }
-
-    async fn fetch_x509_bundles(
-        &self,
-        request: Request<X509BundlesRequest>,
-    ) -> Result<Response<Self::FetchX509BundlesStream>, Status> {
-        let (metadata, extensions, _) = request.into_parts();
-        self.follow(&metadata, &extensions, "FetchX509Bundles")
-            .await
-    }
-
-    async fn fetch_jwtsvid(
-        &self,
-        request: Request<JwtsvidRequest>,
-    ) -> Result<Response<JwtsvidResponse>, Status> {
-        check_header(request.metadata())?;
-        Err(no_jwt())
-    }
-
-    async fn fetch_jwt_bundles(
-        &self,
-        request: Request<JwtBundlesRequest>,
-    ) -> Result<Response<Self::FetchJWTBundlesStream>, Status> {
-        check_header(request.metadata())?;
-        Err(no_jwt())
-    }
-
-    async fn validate_jwtsvid(
-        &self,
-        request: Request<ValidateJwtsvidRequest>,
-    ) -> Result<Response<ValidateJwtsvidResponse>, Status> {
-        check_header(request.metadata())?;
-        Err(no_jwt())
-    }
-}
-
 impl WorkloadApi {
     /// Answers with the full set now, and again whenever it is another one.
-    async fn follow<T: Answer>(
-        &self,
-        metadata: &MetadataMap,
-        extensions: &Extensions,
-        rpc: &'static str,
-    ) -> Result<Response<Responses<T>>, Status> {
-        check_header(metadata)?;
-        let Admitted { mut view, gone } =
+    async fn follow<T: Answer>(&self, mut call: Call<T::Request>) -> Result<Responses<T>, Status> {
+        check_header(&call.metadata)?;
+        call.requests.only().await?;
+        let (metadata, extensions, rpc) = (&call.metadata, &call.extensions, T::RPC);
+        let Admitted { view, gone } =
             gate::admit(&self.identities, extensions, metadata, rpc).await?;
-        let (sender, receiver) = mpsc::channel(1);
-        let (shutdown, counted) = (self.shutdown.clone(), self.metrics.streaming(PROTOCOL));
-        let own = self.identities.trust_domain.clone();
         let tracked = self.holders.stream(PROTOCOL, view.peer());
-        let mut sent = Sent::new(tracked, T::WITH_SVIDS);
-        tokio::spawn(async move {
-            let _counted = counted;
-            let hung_up = sender.clone();
-            let ended = tokio::select! {
-                biased;
-                // What was asked before the end is answered before it.
-                ended = push(&mut view, &sender, &mut sent, rpc, &own) => ended,
-                () = hung_up.closed() => return,
-                () = gone.cancelled() => Status::unavailable("the caller's process has ended"),
-                () = shutdown.wait() => Status::unavailable("the agent is shutting down"),
-            };
-            let _ = sender.try_send(Box::new(Err(ended)));
+        // Boxed: what a future is given by value it holds twice.
+        let following = Box::new(Following {
+            view,
+            gone,
+            shutdown: self.shutdown.clone(),
+            own: self.identities.trust_domain.clone(),
+            deadline: Instant::now() + PATIENCE,
+            looked: false,
+            shown: None,
+            sent: Sent::new(tracked, T::WITH_SVIDS),
+            _counted: self.metrics.streaming(PROTOCOL),
         });
-        let answers = ReceiverStream::new(receiver).map(|answer| *answer);
-        Ok(Response::new(Box::pin(answers)))
+        let answers = stream::unfold(Some(following), |following| async {
+            let mut following = following?;
+            Some(match following.next().await {
+                Ok(answer) => (Ok(answer), Some(following)),
+                Err(status) => (Err(status), None),
+            })
+        });
+        Ok(Box::pin(answers))
     }
 }
 
-/// Pushes until the caller has nothing any more, and says why. By reference: what a future is
-/// given by value it holds twice.
-async fn push<T: Answer>(
-    view: &mut View,
-    // Boxed: a channel has room for 32 at once, whatever its capacity.
-    sender: &mpsc::Sender<Box<Result<T, Status>>>,
-    sent: &mut Sent,
-    rpc: &'static str,
-    own: &TrustDomain,
-) -> Status {
-    let deadline = Instant::now() + PATIENCE;
-    let mut shown: Option<Shown> = None;
-    loop {
-        // Room first, content after: who reads late gets what is newest then.
-        let Ok(room) = sender.reserve().await else {
-            return Status::cancelled("the caller hung up");
-        };
-        let snapshot = view.snapshot();
-        let impatient = Instant::now() >= deadline;
+/// One stream. The server asks for its next answer while there is room for one: so who reads
+/// late gets what is newest then.
+struct Following {
+    view: View,
+    gone: CancellationToken,
+    shutdown: ShutdownSignal,
+    own: TrustDomain,
+    /// What is awaited is waited for until then.
+    deadline: Instant,
+    /// There is nothing to say before something changes.
+    looked: bool,
+    shown: Option<Shown>,
+    sent: Sent,
+    _counted: Counted,
+}
+
+impl Following {
+    /// The next answer, or why there is none any more.
+    async fn next<T: Answer>(&mut self) -> Result<T, Status> {
+        loop {
+            if mem::replace(&mut self.looked, true) {
+                self.change().await?;
+            }
+            if let Some(answer) = self.answer()? {
+                return Ok(answer);
+            }
+        }
+    }
+
+    async fn change(&mut self) -> Result<(), Status> {
+        let waits = Instant::now() < self.deadline;
+        tokio::select! {
+            biased;
+            () = self.view.changed() => Ok(()),
+            () = sleep_until(self.deadline), if waits => Ok(()),
+            () = self.gone.cancelled() => {
+                Err(Status::unavailable("the caller's process has ended"))
+            }
+            () = self.shutdown.wait() => Err(Status::unavailable("the agent is shutting down")),
+        }
+    }
+
+    /// What there is to say now, if anything.
+    fn answer<T: Answer>(&mut self) -> Result<Option<T>, Status> {
+        let snapshot = self.view.snapshot();
+        let impatient = Instant::now() >= self.deadline;
         let complete = match &snapshot.standing {
             Standing::Denied(reason) => {
-                return refuse(Code::PermissionDenied, reason, &view.peer().describe(), rpc);
+                let peer = self.view.peer().describe();
+                return Err(refuse(Code::PermissionDenied, reason, &peer, T::RPC));
             }
             Standing::Waiting(reason) if impatient && snapshot.svids.is_empty() => {
-                return Status::unavailable(reason.to_string());
+                return Err(Status::unavailable(reason.to_string()));
             }
-            Standing::Waiting(_) => impatient || shown.is_some(),
+            Standing::Waiting(_) => impatient || self.shown.is_some(),
             Standing::Complete => true,
         };
         // Full sets only: what is still awaited is waited for a moment, and after that
         // what is there is better than nothing.
-        if complete && !snapshot.svids.is_empty() && !snapshot.bundles.is_empty() {
-            let now = T::shown(&snapshot);
-            if shown.as_ref() != Some(&now) {
-                room.send(Box::new(Ok(T::of(&snapshot, own))));
-                sent.note(&snapshot, own);
-                shown = Some(now);
-            }
+        if !complete || snapshot.svids.is_empty() || snapshot.bundles.is_empty() {
+            return Ok(None);
         }
-        tokio::select! {
-            () = view.changed() => {}
-            () = tokio::time::sleep_until(deadline), if !impatient => {}
+        let now = T::shown(&snapshot);
+        if self.shown.as_ref() == Some(&now) {
+            return Ok(None);
         }
+        self.sent.note(&snapshot, &self.own);
+        self.shown = Some(now);
+        Ok(Some(T::of(&snapshot, &self.own)))
     }
 }
 
@@ -184,10 +157,6 @@ fn check_header(metadata: &MetadataMap) -> Result<(), Status> {
             "the metadata `workload.spiffe.io: true` is missing",
         )),
     }
-}
-
-fn no_jwt() -> Status {
-    Status::unimplemented("this agent serves X.509-SVIDs only")
 }
 
 #[cfg(test)]

@@ -1,9 +1,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use citadel_identity::{bundle::Bundle, verify};
-use citadel_proto::workload::spiffe_workload_api_client::SpiffeWorkloadApiClient;
+use citadel_proto::workload::{
+    JwtBundlesRequest, JwtsvidRequest, ValidateJwtsvidRequest, X509BundlesRequest, X509svidRequest,
+    X509svidResponse, spiffe_workload_api_client::SpiffeWorkloadApiClient,
+};
 use rustls::pki_types::CertificateDer;
-use tonic::{Streaming, transport::Channel};
+use tonic::{Request, Response, Streaming, transport::Channel};
 
 use super::*;
 use crate::{

@@ -85,6 +85,24 @@ async fn a_socket_that_systemd_opened_outlives_the_agent_and_systemd_is_told_who
     assert!(socket.exists(), "the file is systemd's");
 }
 
+#[tokio::test]
+async fn systemd_is_told_when_the_ca_serves_and_when_it_ends() {
+    let dir = TestDir::new("systemd-ca");
+    let notify = dir.join("notify");
+    let told = UnixDatagram::bind(&notify).expect("a socket to be told on");
+    let ca = CaBuilder::new(ApiServer::shared().await)
+        .await
+        .env("NOTIFY_SOCKET", notify.to_str().expect("a plain path"))
+        .start_unready();
+    assert_eq!(next(&told).await, "READY=1");
+    // Not before it can be asked.
+    let asked = std::net::TcpStream::connect(ca.grpc());
+    asked.expect("the port is open");
+    ca.wait_ready().await;
+    assert!(ca.terminate().await.success());
+    assert_eq!(next(&told).await, "STOPPING=1");
+}
+
 #[test]
 fn the_units_are_as_systemd_wants_them() {
     let dir = TestDir::new("units");
