@@ -115,3 +115,78 @@ async fn answer<IO, S>(
         tracing::debug!(%error, "a connection ended");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+
+    use std::sync::{Arc, Mutex};
+
+    use futures::stream;
+    use tokio::{
+        io::{DuplexStream, duplex},
+        sync::{Semaphore, oneshot},
+        time::timeout,
+    };
+    use tonic::{
+        Status,
+        transport::{Channel, Endpoint},
+    };
+    use tower::{ServiceExt as _, service_fn};
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(20);
+
+    async fn client(connection: DuplexStream) -> Channel {
+        let once = Mutex::new(Some(connection));
+        let connector = service_fn(move |_| {
+            let connection = once.lock().unwrap().take();
+            async { connection.map(TokioIo::new).ok_or(io::ErrorKind::NotFound) }
+        });
+        let endpoint = Endpoint::from_static("http://localhost");
+        endpoint.connect_with_connector(connector).await.unwrap()
+    }
+
+    fn request() -> Request<Body> {
+        let mut request = Request::new(Body::empty());
+        *request.uri_mut() = "http://localhost/a.Service/Method".parse().unwrap();
+        request
+    }
+
+    #[tokio::test]
+    async fn what_was_accepted_is_finished_and_then_the_connection_ends() {
+        let (ours, theirs) = duplex(64 * 1024);
+        let (asked, answers) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+        let service = {
+            let (asked, answers) = (Arc::clone(&asked), Arc::clone(&answers));
+            service_fn(move |request: Request<Body>| {
+                let (asked, answers) = (Arc::clone(&asked), Arc::clone(&answers));
+                async move {
+                    assert!(request.extensions().get::<()>().is_some(), "who connected");
+                    asked.add_permits(1);
+                    answers.acquire().await.unwrap().forget();
+                    Ok::<_, Infallible>(Status::not_found("of no interest").into_http())
+                }
+            })
+        };
+        let incoming = stream::iter([Ok(theirs)]).chain(stream::pending());
+        let (stop, stopped) = oneshot::channel::<()>();
+        let mut server = tokio::spawn(serve(incoming, service, Http2::default(), async {
+            let _ = stopped.await;
+        }));
+        let client = client(ours).await;
+        let asking = tokio::spawn(client.clone().oneshot(request()));
+        timeout(LONG, asked.acquire()).await.unwrap().unwrap().forget();
+        stop.send(()).unwrap();
+        let early = timeout(Duration::from_millis(100), &mut server).await;
+        assert!(early.is_err(), "one request is not answered yet");
+        answers.add_permits(1);
+        let answer = timeout(LONG, asking).await.unwrap().unwrap().unwrap();
+        assert_eq!(answer.headers()["grpc-status"], "5");
+        assert!(!answer.headers().contains_key("date"));
+        timeout(LONG, server).await.unwrap().unwrap();
+        let late = timeout(LONG, client.oneshot(request())).await.unwrap();
+        late.expect_err("there is no connection any more");
+    }
+}

@@ -39,7 +39,7 @@ const READY: usize = 64;
 /// How long handshakes in progress may go on once the shutdown has begun.
 const LAST_HANDSHAKES: Duration = Duration::from_secs(1);
 
-/// The connections of one listener, as tonic's `serve_with_incoming…` takes them.
+/// The connections of one listener, as [`crate::grpc::serve`] takes them.
 ///
 /// It ends when the shutdown has begun and the handshakes in progress are done. Dropping it
 /// closes the listener.
@@ -51,10 +51,9 @@ pub struct Incoming {
 
 /// Accepts TLS connections within `limits` until the shutdown begins.
 ///
-/// For a shutdown that loses no request give tonic this stream and a signal that never comes:
-/// `serve_with_incoming_shutdown(incoming, std::future::pending())`. It then drains when the
-/// stream ends, and every client whose handshake we had begun to answer gets a GOAWAY rather
-/// than a reset.
+/// For a shutdown that loses no request give [`crate::grpc::serve`] this stream and a signal that
+/// never comes. It then drains when the stream ends, and every client whose handshake we had
+/// begun to answer gets a GOAWAY rather than a reset.
 pub fn incoming(
     listener: TcpListener,
     config: Arc<ServerConfig>,

@@ -215,10 +215,13 @@ fn is_synced(events: &[Event], wal: &str) -> bool {
     })
 }
 
-/// Where, among the events, an answer's write to this client begins.
+/// Where, among the events, an answer's write to this client begins. What was asked before them
+/// is left out: strace may have written its answer's line after we had read the answer.
 fn answers_to(events: &[Event], client: &str) -> Vec<usize> {
+    let is_request = |event: &Event| event.is_read_from_peer(client, LEAST_REQUEST);
     let is_answer = |event: &Event| event.is_write_to_peer(client, LEAST_ANSWER);
-    (0..events.len())
+    let asked = events.iter().position(is_request);
+    (asked.unwrap_or(events.len())..events.len())
         .filter(|&at| is_answer(&events[at]))
         .collect()
 }
