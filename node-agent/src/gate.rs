@@ -3,10 +3,12 @@
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use citadel_identity::TrustDomain;
-use citadel_runtime::LineLimit;
+use citadel_runtime::{LineLimit, grpc::Call};
+use http::Request;
+use prost::Message;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tonic::{Code, Extensions, Status, metadata::MetadataMap};
+use tonic::{Code, Extensions, Status, body::Body, metadata::MetadataMap};
 
 use crate::{
     attest::{Peer, relayed::RelayedToken},
@@ -21,6 +23,20 @@ pub(crate) struct Admitted {
     pub gone: CancellationToken,
 }
 
+/// A request as a call, with the bounds of its caller: `max_message` bytes a message.
+pub(crate) fn call<M: Message + Default>(
+    request: Request<Body>,
+    max_message: usize,
+) -> Result<Call<M>, Status> {
+    let caller = request.extensions().get::<Caller>();
+    let unfinished = Arc::clone(caller.ok_or_else(unattested)?.unfinished());
+    Call::new(request, max_message, unfinished)
+}
+
+fn unattested() -> Status {
+    Status::internal("the connection was not attested")
+}
+
 /// Lets a request in, or says why not. The metadata may hold the caller's own token.
 pub(crate) async fn admit(
     identities: &Identities,
@@ -28,9 +44,7 @@ pub(crate) async fn admit(
     metadata: &MetadataMap,
     rpc: &'static str,
 ) -> Result<Admitted, Status> {
-    let caller = extensions
-        .get::<Caller>()
-        .ok_or_else(|| Status::internal("the connection was not attested"))?;
+    let caller = extensions.get::<Caller>().ok_or_else(unattested)?;
     let peer = match caller.peer() {
         Ok(peer) => Arc::clone(peer),
         Err(reason) => {

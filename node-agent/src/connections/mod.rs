@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use citadel_runtime::ShutdownSignal;
+use citadel_runtime::{ShutdownSignal, grpc::Unfinished};
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::socket::{getsockopt, sockopt},
@@ -50,6 +50,10 @@ const FAREWELL: Duration = Duration::from_secs(2);
 /// Connections of one process that are not attested yet, unless it may have more than that
 /// afterwards: one that opens thousands at once would keep others out until it is known who it is.
 const NOT_YET_ATTESTED: usize = 256;
+
+/// Bytes of requests that are not whole yet, over all connections of a caller: of several
+/// hundred first requests of an Envoy, which have 61 KiB each.
+const UNFINISHED: usize = 64 * 1024 * 1024;
 
 /// How often it is said that connections are dropped, at most.
 const QUIET: Duration = Duration::from_secs(10);
@@ -92,12 +96,18 @@ impl Default for Limits {
 pub struct Caller {
     attested: Arc<Result<Arc<Peer>, AttestError>>,
     gone: CancellationToken,
+    unfinished: Arc<Unfinished>,
 }
 
 impl Caller {
     /// The peer, or why it gets nothing.
     pub fn peer(&self) -> Result<&Arc<Peer>, &AttestError> {
         (*self.attested).as_ref()
+    }
+
+    /// What all connections of this caller hold of requests that are not whole yet.
+    pub fn unfinished(&self) -> &Arc<Unfinished> {
+        &self.unfinished
     }
 
     /// Cancelled once the process that opened the connection has ended.
@@ -121,7 +131,7 @@ pub struct Connection {
 enum Place {
     Served {
         _slot: OwnedSemaphorePermit,
-        _of_peer: PeerSlot<Arc<str>>,
+        _of_peer: PeerSlot<Arc<str>, Unfinished>,
     },
     Refused {
         _room: OwnedSemaphorePermit,
@@ -145,6 +155,10 @@ impl Drop for Connection {
 /// Who connected, by the kernel's word; 0 where it names nobody, who is not attested either.
 fn pid_of(stream: &StdStream) -> i32 {
     getsockopt(stream, sockopt::PeerCredentials).map_or(0, |credentials| credentials.pid())
+}
+
+fn unfinished() -> Unfinished {
+    Unfinished::new(UNFINISHED)
 }
 
 /// Whether the other end is closed.
@@ -186,7 +200,7 @@ pub fn accept(
 struct Acceptor {
     attestor: Arc<Attestor>,
     attestations: Arc<Semaphore>,
-    peers: Peers<Arc<str>>,
+    peers: Peers<Arc<str>, Unfinished>,
     /// By the pid that connected, before they are attested.
     processes: Peers<i32>,
     refusals: Arc<Semaphore>,
@@ -209,7 +223,7 @@ impl Acceptor {
                 // Dropped above the limit: in the kernel's queue a connection would only
                 // grow old, and outlive the process that made it.
                 Ok((stream, after)) => {
-                    let Some(process) = self.processes.enter(&pid_of(&stream)) else {
+                    let Some(process) = self.processes.enter(&pid_of(&stream), || ()) else {
                         self.metrics.peer_refused(reasons::TOO_MANY);
                         self.drop_one("a process connects faster than it can be attested");
                         continue;
@@ -264,18 +278,22 @@ impl Acceptor {
             }
         };
         drop(process);
-        let admitted = attested.and_then(|peer| match self.peers.enter(peer.principal()) {
-            Some(of_peer) => Ok((Arc::new(peer), of_peer)),
-            None => Err(AttestError::TooMany(peer.describe())),
-        });
-        let (attested, place) = match admitted {
+        let admitted =
+            attested.and_then(
+                |peer| match self.peers.enter(peer.principal(), unfinished) {
+                    Some(of_peer) => Ok((Arc::new(peer), of_peer)),
+                    None => Err(AttestError::TooMany(peer.describe())),
+                },
+            );
+        let (attested, unfinished, place) = match admitted {
             Ok((peer, of_peer)) => {
+                let unfinished = Arc::clone(of_peer.shared());
                 tracing::debug!(peer = peer.describe(), "attested");
                 let place = Place::Served {
                     _slot: slot,
                     _of_peer: of_peer,
                 };
-                (Ok(peer), place)
+                (Ok(peer), unfinished, place)
             }
             Err(reason) => {
                 drop(slot);
@@ -285,7 +303,8 @@ impl Acceptor {
                 };
                 // Each of its requests is refused, and said so, with this reason.
                 tracing::info!(%reason, "a peer could not be attested");
-                (Err(reason), Place::Refused { _room: room })
+                let place = Place::Refused { _room: room };
+                (Err(reason), Arc::new(unfinished()), place)
             }
         };
         let Ok(stream) = UnixStream::from_std(stream) else {
@@ -319,6 +338,7 @@ impl Acceptor {
             caller: Caller {
                 attested: Arc::new(attested),
                 gone,
+                unfinished,
             },
             over: Some(Box::pin(over.cancelled_owned())),
             watch: tokio::spawn(watching).abort_handle(),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use citadel_runtime::grpc::{self, Call, Handler};
+use citadel_runtime::grpc::{self, Handler};
 use envoy_types::pb::envoy::service::{
     discovery::v3::DiscoveryResponse, secret::v3::secret_discovery_service_server::SERVICE_NAME,
 };
@@ -15,6 +15,7 @@ use super::{
     forms::{Delta, Form, World},
     session::Responses,
 };
+use crate::gate;
 
 /// [`Sds`], and its limit.
 #[derive(Clone)]
@@ -36,12 +37,12 @@ impl SdsService {
         self,
         request: Request<Body>,
     ) -> Result<Responses<F::Response>, Status> {
-        let call = Call::new(request, self.max_request)?;
+        let call = gate::call(request, self.max_request)?;
         self.sds.stream::<F>(call).await
     }
 
     async fn fetch(self, request: Request<Body>) -> Result<DiscoveryResponse, Status> {
-        let call = Call::new(request, self.max_request)?;
+        let call = gate::call(request, self.max_request)?;
         self.sds.fetch(call).await
     }
 }

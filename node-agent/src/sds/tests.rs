@@ -348,9 +348,9 @@ async fn sds_req_21_fetch_answers_once() {
     assert_eq!(unknown.code(), Code::NotFound);
 }
 
-/// 64 KB is a lot for a proxy to say, and not for a server to keep.
+/// 256 KiB is four times what an Envoy says first, and not much for a server to keep.
 #[tokio::test]
-async fn sds_req_19_a_message_over_64_kb_is_refused_and_one_below_is_not() {
+async fn sds_req_19_a_message_over_256_kib_is_refused_and_one_below_is_not() {
     let agent = TestAgent::new(&in_pod());
     let padded = |bytes: usize| DiscoveryRequest {
         error_detail: Some(rpc::Status {
@@ -359,13 +359,13 @@ async fn sds_req_19_a_message_over_64_kb_is_refused_and_one_below_is_not() {
         }),
         ..wants(&["default"])
     };
-    let mut proxy = Proxy::start(&agent, padded(60 * 1024)).await;
+    let mut proxy = Proxy::start(&agent, padded(250 * 1024)).await;
     proxy.next().await;
-    proxy.send(padded(64 * 1024)).await;
+    proxy.send(padded(256 * 1024)).await;
     assert_eq!(proxy.end().await.code(), Code::OutOfRange);
     let refused = client(&agent)
         .await
-        .fetch_secrets(padded(64 * 1024))
+        .fetch_secrets(padded(256 * 1024))
         .await
         .unwrap_err();
     assert_eq!(refused.code(), Code::OutOfRange);

@@ -3,11 +3,12 @@
 use citadel_proto::workload::{
     X509BundlesResponse, X509svidResponse, spiffe_workload_api_server::SERVICE_NAME,
 };
-use citadel_runtime::grpc::{self, Call, Handler};
+use citadel_runtime::grpc::{self, Handler};
 use http::{Request, Response};
 use tonic::{Status, body::Body};
 
 use super::{Responses, WorkloadApi, answer::Answer, check_header};
+use crate::gate;
 
 /// [`WorkloadApi`], and its limit.
 #[derive(Clone)]
@@ -23,12 +24,12 @@ impl WorkloadApiService {
     }
 
     async fn follow<T: Answer>(self, request: Request<Body>) -> Result<Responses<T>, Status> {
-        let call = Call::new(request, self.max_request)?;
+        let call = gate::call(request, self.max_request)?;
         self.api.follow(call).await
     }
 
     fn no_jwt(&self, request: Request<Body>) -> Status {
-        let headers = Call::<()>::new(request, self.max_request)
+        let headers = gate::call::<()>(request, self.max_request)
             .and_then(|call| check_header(&call.metadata));
         match headers {
             Ok(()) => Status::unimplemented("this agent serves X.509-SVIDs only"),

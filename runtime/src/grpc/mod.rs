@@ -12,6 +12,7 @@ mod server;
 use std::{
     convert::Infallible,
     future::Future,
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -28,7 +29,7 @@ use tower::Service;
 
 use self::responses::Responses;
 pub use self::{
-    requests::Requests,
+    requests::{Requests, Unfinished},
     server::{Http2, serve},
 };
 
@@ -62,9 +63,13 @@ pub fn method(request: &Request<Body>) -> &str {
 }
 
 impl<M: Message + Default> Call<M> {
-    /// Messages may have `max_message` bytes. Fails where they would be compressed, which
-    /// nobody was told is possible.
-    pub fn new(request: Request<Body>, max_message: usize) -> Result<Self, Status> {
+    /// Messages may have `max_message` bytes, and all that are not whole yet as many as
+    /// `unfinished` says. Fails where they would be compressed, which nobody was told is possible.
+    pub fn new(
+        request: Request<Body>,
+        max_message: usize,
+        unfinished: Arc<Unfinished>,
+    ) -> Result<Self, Status> {
         let (head, body) = request.into_parts();
         let encoding = head.headers.get("grpc-encoding");
         if encoding.is_some_and(|encoding| encoding != "identity") {
@@ -81,7 +86,7 @@ impl<M: Message + Default> Call<M> {
         Ok(Self {
             metadata: MetadataMap::from_headers(head.headers),
             extensions: head.extensions,
-            requests: Requests::new(body, max_message),
+            requests: Requests::new(body, max_message, unfinished),
         })
     }
 }

@@ -1,6 +1,12 @@
 //! Length-prefixed messages of a client ("gRPC over HTTP/2", Requests).
 
-use std::marker::PhantomData;
+use std::{
+    marker::PhantomData,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use bytes::{Buf, Bytes, BytesMut};
 use http_body_util::BodyExt as _;
@@ -10,20 +16,33 @@ use tonic::{Status, body::Body};
 /// Before each message: one byte that says whether it is compressed, and its length.
 const PREFIX: usize = 5;
 
+/// What all calls of one caller hold of messages that are not whole yet: with the most streams
+/// of the most connections that would be gigabytes.
+#[derive(Debug)]
+pub struct Unfinished {
+    bytes: AtomicUsize,
+    most: usize,
+}
+
 /// The messages of one call.
 pub struct Requests<M> {
     body: Body,
     /// What came of a message that is not whole yet, or after one: without memory else.
     received: BytesMut,
+    /// Bytes of it that `unfinished` counts.
+    counted: usize,
+    unfinished: Arc<Unfinished>,
     max_message: usize,
     messages: PhantomData<fn() -> M>,
 }
 
 impl<M: Message + Default> Requests<M> {
-    pub(super) fn new(body: Body, max_message: usize) -> Self {
+    pub(super) fn new(body: Body, max_message: usize, unfinished: Arc<Unfinished>) -> Self {
         Self {
             body,
             received: BytesMut::new(),
+            counted: 0,
+            unfinished,
             max_message,
             messages: PhantomData,
         }
@@ -32,8 +51,9 @@ impl<M: Message + Default> Requests<M> {
     /// The next message; none at the end. Cancel-safe.
     ///
     /// # Errors
-    /// A message that is longer than it may be (`OutOfRange`), compressed, cut off, or none of
-    /// its type (`Internal`), and those of the connection. None of them can be gone on after.
+    /// A message that is longer than it may be (`OutOfRange`), more unfinished ones of the caller
+    /// than it may have (`ResourceExhausted`), one that is compressed, cut off, or none of its
+    /// type (`Internal`), and those of the connection. None of them can be gone on after.
     pub async fn next(&mut self) -> Option<Result<M, Status>> {
         self.message().await.transpose()
     }
@@ -49,7 +69,7 @@ impl<M: Message + Default> Requests<M> {
 
     async fn message(&mut self) -> Result<Option<M>, Status> {
         if let Some(message) = take(&mut self.received, self.max_message)? {
-            self.let_go();
+            self.count()?;
             return Ok(Some(message));
         }
         while let Some(frame) = self.body.frame().await {
@@ -60,14 +80,14 @@ impl<M: Message + Default> Requests<M> {
             if self.received.is_empty() {
                 // Mostly a message is whole in one frame, and copied nowhere.
                 let message = take(&mut data, self.max_message)?;
-                self.keep(&data);
+                self.keep(&data)?;
                 if message.is_some() {
                     return Ok(message);
                 }
             } else {
-                self.keep(&data);
+                self.keep(&data)?;
                 if let Some(message) = take(&mut self.received, self.max_message)? {
-                    self.let_go();
+                    self.count()?;
                     return Ok(Some(message));
                 }
             }
@@ -84,16 +104,53 @@ impl<M: Message + Default> Requests<M> {
         self.received.capacity()
     }
 
-    fn keep(&mut self, data: &Bytes) {
-        if !data.is_empty() {
-            self.received.extend_from_slice(data);
+    fn keep(&mut self, data: &Bytes) -> Result<(), Status> {
+        if data.is_empty() {
+            return Ok(());
         }
+        self.received.extend_from_slice(data);
+        self.count()
     }
 
-    fn let_go(&mut self) {
+    /// Lets go of memory that is not needed, and has what is held counted.
+    fn count(&mut self) -> Result<(), Status> {
         if self.received.is_empty() {
             self.received = BytesMut::new();
         }
+        let before = std::mem::replace(&mut self.counted, self.received.len());
+        self.unfinished.change(before, self.counted)
+    }
+}
+
+impl<M> Drop for Requests<M> {
+    fn drop(&mut self) {
+        let _ = self.unfinished.change(self.counted, 0);
+    }
+}
+
+impl Unfinished {
+    /// None yet; `most` bytes at once.
+    pub fn new(most: usize) -> Self {
+        Self {
+            bytes: AtomicUsize::new(0),
+            most,
+        }
+    }
+
+    fn change(&self, before: usize, after: usize) -> Result<(), Status> {
+        if after <= before {
+            self.bytes.fetch_sub(before - after, Ordering::Relaxed);
+            return Ok(());
+        }
+        let grown = after - before;
+        let all = self.bytes.fetch_add(grown, Ordering::Relaxed) + grown;
+        if all <= self.most {
+            return Ok(());
+        }
+        let most = self.most;
+        Err(Status::resource_exhausted(format!(
+            "the requests that this caller has begun and not finished have more than {most} bytes"
+        )))
     }
 }
 

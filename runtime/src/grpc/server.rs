@@ -142,7 +142,11 @@ mod tests {
         let once = Mutex::new(Some(connection));
         let connector = service_fn(move |_| {
             let connection = once.lock().unwrap().take();
-            async { connection.map(TokioIo::new).ok_or(io::ErrorKind::NotFound) }
+            async {
+                connection
+                    .map(TokioIo::new)
+                    .ok_or(io::Error::from(io::ErrorKind::NotFound))
+            }
         });
         let endpoint = Endpoint::from_static("http://localhost");
         endpoint.connect_with_connector(connector).await.unwrap()
@@ -177,7 +181,11 @@ mod tests {
         }));
         let client = client(ours).await;
         let asking = tokio::spawn(client.clone().oneshot(request()));
-        timeout(LONG, asked.acquire()).await.unwrap().unwrap().forget();
+        timeout(LONG, asked.acquire())
+            .await
+            .unwrap()
+            .unwrap()
+            .forget();
         stop.send(()).unwrap();
         let early = timeout(Duration::from_millis(100), &mut server).await;
         assert!(early.is_err(), "one request is not answered yet");

@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use bytes::Bytes;
-use futures::{FutureExt as _, stream};
+use futures::{FutureExt as _, StreamExt as _, stream};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
 use proptest::prelude::*;
@@ -37,7 +37,9 @@ fn sent(pieces: Vec<Vec<u8>>) -> Requests<Words> {
         .into_iter()
         .map(|piece| Ok::<_, Status>(Frame::data(Bytes::from(piece))));
     let request = Request::new(Body::new(StreamBody::new(stream::iter(frames))));
-    Call::new(request, MAX).unwrap().requests
+    Call::new(request, MAX, Arc::new(Unfinished::new(10 * MAX)))
+        .unwrap()
+        .requests
 }
 
 async fn all(mut requests: Requests<Words>) -> Result<Vec<Words>, Status> {
@@ -106,11 +108,47 @@ fn what_is_no_message_ends_the_stream() {
 }
 
 #[test]
+fn what_a_caller_leaves_unfinished_is_bounded_over_all_of_its_calls() {
+    let whole = framed(&words(&["x".repeat(90)]));
+    let half = whole[..60].to_vec();
+    let unfinished = Arc::new(Unfinished::new(100));
+    let call = |pieces: Vec<Vec<u8>>| {
+        let frames = pieces
+            .into_iter()
+            .map(|piece| Ok::<_, Status>(Frame::data(Bytes::from(piece))));
+        // The client goes on some time.
+        let body = StreamBody::new(stream::iter(frames).chain(stream::pending()));
+        let request = Request::new(Body::new(body));
+        Call::<Words>::new(request, MAX, Arc::clone(&unfinished))
+            .unwrap()
+            .requests
+    };
+    let mut first = call(vec![half.clone()]);
+    assert!(first.next().now_or_never().is_none(), "half of one is held");
+    let mut second = call(vec![half.clone()]);
+    let refused = now(second.next()).unwrap().unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    drop(second);
+    // Who sends whole messages has nothing unfinished.
+    for _ in 0..5 {
+        assert!(now(call(vec![whole.clone()]).next()).unwrap().is_ok());
+    }
+    drop(first);
+    let mut third = call(vec![half, whole[60..].to_vec()]);
+    assert!(now(third.next()).unwrap().is_ok());
+    assert_eq!(third.holds(), 0);
+    let mut fourth = call(vec![whole[..96].to_vec()]);
+    assert!(fourth.next().now_or_never().is_none(), "all is there again");
+}
+
+#[test]
 fn a_compressed_call_is_refused_and_told_what_is_taken() {
     let mut request = Request::new(Body::empty());
     let gzip = HeaderValue::from_static("gzip");
     request.headers_mut().insert("grpc-encoding", gzip);
-    let refused = Call::<Words>::new(request, MAX).err().unwrap();
+    let refused = Call::<Words>::new(request, MAX, Arc::new(Unfinished::new(MAX)))
+        .err()
+        .unwrap();
     assert_eq!(refused.code(), Code::Unimplemented);
     let taken = refused.metadata().get("grpc-accept-encoding").unwrap();
     assert_eq!(taken, "identity");

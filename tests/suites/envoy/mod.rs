@@ -3,6 +3,7 @@
 
 mod delta;
 pub(crate) mod mesh;
+mod metadata;
 pub(crate) mod traffic;
 mod trust_domains;
 

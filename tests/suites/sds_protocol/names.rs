@@ -116,7 +116,7 @@ async fn sds_req_01_19_what_can_t_be_meant_is_refused() {
     let many: Vec<_> = many.iter().map(String::as_str).collect();
     let long = "x".repeat(10_000);
     // More than any message may have: it is not even read.
-    let huge = "x".repeat(100_000);
+    let huge = "x".repeat(300_000);
     for (first, code) in [
         (other_type, Code::InvalidArgument),
         (request(&many), Code::InvalidArgument),
