@@ -22,7 +22,7 @@ fn with_metadata(file: &str) -> String {
 
 #[tokio::test]
 async fn envoys_of_a_mesh_with_much_to_say_of_themselves_get_their_secrets() {
-    let mut mesh = Mesh::with("metadata", "1h", with_metadata).await;
+    let mesh = Mesh::with("metadata", "1h", with_metadata).await;
     mesh.first_answer(FIRST).await;
     mesh.refused_nothing();
 }
