@@ -3,7 +3,7 @@
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use citadel_identity::TrustDomain;
-use citadel_runtime::{LineLimit, grpc::Call};
+use citadel_runtime::{LineLimit, ShutdownSignal, grpc::Call};
 use http::Request;
 use prost::Message;
 use tokio::time::Instant;
@@ -16,6 +16,11 @@ use crate::{
     identities::{Identities, View},
 };
 
+/// The largest message of a client, in bytes. Envoy's first request on a stream has its node with
+/// the names of all extensions it was built with: 61 KiB with Envoy 1.40, and with a mesh's
+/// metadata of the proxy some more.
+pub(crate) const MAX_REQUEST: usize = 256 * 1024;
+
 /// A caller that was let in.
 pub(crate) struct Admitted {
     pub view: View,
@@ -23,14 +28,20 @@ pub(crate) struct Admitted {
     pub gone: CancellationToken,
 }
 
-/// A request as a call, with the bounds of its caller: `max_message` bytes a message.
-pub(crate) fn call<M: Message + Default>(
-    request: Request<Body>,
-    max_message: usize,
-) -> Result<Call<M>, Status> {
+/// A request as a call, with the bounds of its caller.
+pub(crate) fn call<M: Message + Default>(request: Request<Body>) -> Result<Call<M>, Status> {
     let caller = request.extensions().get::<Caller>();
     let unfinished = Arc::clone(caller.ok_or_else(unattested)?.unfinished());
-    Call::new(request, max_message, unfinished)
+    Call::new(request, MAX_REQUEST, unfinished)
+}
+
+/// Resolves when a stream has to end, and says why.
+pub(crate) async fn over(gone: &CancellationToken, shutdown: &ShutdownSignal) -> Status {
+    tokio::select! {
+        biased;
+        () = gone.cancelled() => Status::unavailable("the caller's process has ended"),
+        () = shutdown.wait() => Status::unavailable("the agent is shutting down"),
+    }
 }
 
 fn unattested() -> Status {

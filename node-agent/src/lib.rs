@@ -75,13 +75,8 @@ use crate::{
     socket::{Audience, BoundSocket, SocketError},
     sockets::{Placed, Sources},
     status::AgentAdmin,
-    workload_api::{WorkloadApi, WorkloadApiService, reflection},
+    workload_api::{WorkloadApi, reflection},
 };
-
-/// The largest message of a client, in bytes. Envoy's first request on a stream has its node with
-/// the names of all extensions it was built with: 61 KiB with Envoy 1.40, and with a mesh's
-/// metadata of the proxy some more.
-const MAX_REQUEST: usize = 256 * 1024;
 
 /// How long open requests may take once the shutdown has begun.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -314,7 +309,7 @@ impl Administration {
     async fn serve(self, shutdown: ShutdownSignal) {
         let _placed = self.placed;
         let service = AgentAdminServiceServer::new(self.service);
-        let routes = Routes::new(service.max_decoding_message_size(MAX_REQUEST)).prepare();
+        let routes = Routes::new(service.max_decoding_message_size(gate::MAX_REQUEST)).prepare();
         let incoming = UnixListenerStream::new(self.listener);
         let until = shutdown.wait_owned();
         grpc::serve(incoming, routes, Http2::default(), until).await;
@@ -465,9 +460,8 @@ impl Bound {
 
 /// Both services, and what tells of them.
 fn routes(sds: Sds, workload_api: WorkloadApi) -> Routes {
-    let mut routes = Routes::new(grpc::Served(SdsService::new(sds, MAX_REQUEST))).add_service(
-        grpc::Served(WorkloadApiService::new(workload_api, MAX_REQUEST)),
-    );
+    let mut routes =
+        Routes::new(grpc::Served(SdsService::new(sds))).add_service(grpc::Served(workload_api));
     if let Some(service) = reflection::service() {
         routes = routes.add_service(service);
     }

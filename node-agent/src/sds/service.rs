@@ -17,33 +17,24 @@ use super::{
 };
 use crate::gate;
 
-/// [`Sds`], and its limit.
+/// [`Sds`], of which each stream holds what all have.
 #[derive(Clone)]
-pub(crate) struct SdsService {
-    sds: Arc<Sds>,
-    max_request: usize,
-}
+pub(crate) struct SdsService(Arc<Sds>);
 
 impl SdsService {
-    /// It refuses requests longer than `max_request` bytes.
-    pub(crate) fn new(sds: Sds, max_request: usize) -> Self {
-        Self {
-            sds: Arc::new(sds),
-            max_request,
-        }
+    pub(crate) fn new(sds: Sds) -> Self {
+        Self(Arc::new(sds))
     }
 
     async fn stream<F: Form>(
         self,
         request: Request<Body>,
     ) -> Result<Responses<F::Response>, Status> {
-        let call = gate::call(request, self.max_request)?;
-        self.sds.stream::<F>(call).await
+        self.0.stream::<F>(gate::call(request)?).await
     }
 
     async fn fetch(self, request: Request<Body>) -> Result<DiscoveryResponse, Status> {
-        let call = gate::call(request, self.max_request)?;
-        self.sds.fetch(call).await
+        self.0.fetch(gate::call(request)?).await
     }
 }
 

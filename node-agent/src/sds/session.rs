@@ -16,7 +16,7 @@ use super::{
     forms::{Form, Heard},
 };
 use crate::{
-    gate::{Admitted, line, refuse},
+    gate::{self, Admitted, line, refuse},
     holders::Tracked,
     identities::{Snapshot, Standing, View},
     metrics::Counted,
@@ -71,13 +71,9 @@ pub(super) fn serve<F: Form>(
         subscribed: false,
         files: FileNames::default(),
     });
-    Box::pin(stream::unfold(Some(session), |session| async {
-        let mut session = session?;
-        match session.next().await {
-            Ok(Some(response)) => Some((Ok(response), Some(session))),
-            Ok(None) => None,
-            Err(status) => Some((Err(status), None)),
-        }
+    Box::pin(stream::try_unfold(session, |mut session| async {
+        let response = session.next().await?;
+        Ok(response.map(|response| (response, session)))
     }))
 }
 
@@ -103,12 +99,7 @@ impl<F: Form> Session<F> {
                     self.tracked.keep(|name| self.form.asks_for(name));
                 }
                 // What was asked before the end is answered before it.
-                () = self.gone.cancelled() => {
-                    return Err(Status::unavailable("the caller's process has ended"));
-                }
-                () = self.sds.shutdown.wait() => {
-                    return Err(Status::unavailable("the agent is shutting down"));
-                }
+                over = gate::over(&self.gone, &self.sds.shutdown) => return Err(over),
             }
             // A caller that may have nothing is told so once it has asked for something.
             if !self.subscribed {

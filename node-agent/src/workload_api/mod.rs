@@ -14,7 +14,6 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, metadata::MetadataMap};
 
-pub(crate) use self::service::WorkloadApiService;
 use self::{
     answer::{Answer, Shown},
     sent::Sent,
@@ -65,12 +64,9 @@ impl WorkloadApi {
             sent: Sent::new(tracked, T::WITH_SVIDS),
             _counted: self.metrics.streaming(PROTOCOL),
         });
-        let answers = stream::unfold(Some(following), |following| async {
-            let mut following = following?;
-            Some(match following.next().await {
-                Ok(answer) => (Ok(answer), Some(following)),
-                Err(status) => (Err(status), None),
-            })
+        let answers = stream::try_unfold(following, |mut following| async {
+            let answer = following.next().await?;
+            Ok(Some((answer, following)))
         });
         Ok(Box::pin(answers))
     }
@@ -111,10 +107,7 @@ impl Following {
             biased;
             () = self.view.changed() => Ok(()),
             () = sleep_until(self.deadline), if waits => Ok(()),
-            () = self.gone.cancelled() => {
-                Err(Status::unavailable("the caller's process has ended"))
-            }
-            () = self.shutdown.wait() => Err(Status::unavailable("the agent is shutting down")),
+            over = gate::over(&self.gone, &self.shutdown) => Err(over),
         }
     }
 

@@ -68,28 +68,26 @@ impl<M: Message + Default> Requests<M> {
     }
 
     async fn message(&mut self) -> Result<Option<M>, Status> {
-        if let Some(message) = take(&mut self.received, self.max_message)? {
-            self.count()?;
-            return Ok(Some(message));
-        }
-        while let Some(frame) = self.body.frame().await {
+        loop {
+            if let Some(message) = take(&mut self.received, self.max_message)? {
+                self.count()?;
+                return Ok(Some(message));
+            }
+            let Some(frame) = self.body.frame().await else {
+                break;
+            };
             // Trailers of a client say nothing.
             let Ok(mut data) = frame?.into_data() else {
                 continue;
             };
+            let mut message = None;
             if self.received.is_empty() {
                 // Mostly a message is whole in one frame, and copied nowhere.
-                let message = take(&mut data, self.max_message)?;
-                self.keep(&data)?;
-                if message.is_some() {
-                    return Ok(message);
-                }
-            } else {
-                self.keep(&data)?;
-                if let Some(message) = take(&mut self.received, self.max_message)? {
-                    self.count()?;
-                    return Ok(Some(message));
-                }
+                message = take(&mut data, self.max_message)?;
+            }
+            self.keep(&data)?;
+            if message.is_some() {
+                return Ok(message);
             }
         }
         if self.received.is_empty() {
