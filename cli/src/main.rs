@@ -30,9 +30,6 @@ use tokio::signal::unix::{SignalKind, signal};
 use exit::{EXIT_CODES, Ended, Failure, Outcome};
 use output::Format;
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// SPIFFE identities for workloads: try Citadel out, fetch and verify SVIDs, read and verify
 /// the log of what was issued, measure a CA.
 #[derive(Debug, Parser)]
@@ -62,6 +59,8 @@ fn main() -> ExitCode {
     // clap ends with 2 where the command line makes no sense.
     let cli = Cli::parse();
     citadel_identity::crypto::install_default();
+    // With large pages it is a little more, that is all.
+    let _ = citadel_runtime::prepare_memory();
     match cli.run() {
         Ok(outcome) => outcome.into(),
         // `citadel … | head -1`: whoever read has enough.

@@ -159,6 +159,12 @@ pub(crate) fn signed(bytes: &[u8]) -> Result<Signed<'_>, DerError> {
     })
 }
 
+/// Bytes of a value whose content has `length` bytes: tag and length with it.
+pub(crate) fn size(length: usize) -> usize {
+    let digits = usize::try_from(length.checked_ilog2().unwrap_or(0) / 8).unwrap_or(0) + 1;
+    2 + length + if length < 0x80 { 0 } else { digits }
+}
+
 /// Appends tag and length of a value whose content has `length` bytes.
 pub(crate) fn header(out: &mut Vec<u8>, tag: u8, length: usize) {
     out.push(tag);
@@ -195,6 +201,7 @@ mod tests {
         for length in [0_usize, 1, 0x7f, 0x80, 0xff, 0x100, 0xffff, 0x1_0000] {
             let content = vec![7_u8; length];
             let written = value(OCTET_STRING, &[&content]);
+            assert_eq!(written.len(), size(length));
             assert_eq!(single(&written, OCTET_STRING).unwrap().content, content);
         }
     }

@@ -1,18 +1,19 @@
 //! What our certificates look like: SVIDs, and the CA certificates of the self-signed
-//! mode. Built once with rcgen and a key that captures the bytes to be signed.
+//! mode. The latter are built with rcgen and a key that captures the bytes to be signed.
+
+mod tbs;
 
 use std::cell::RefCell;
-use std::sync::LazyLock;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    KeyIdMethod, KeyUsagePurpose, PublicKeyData, SanType, SerialNumber, SigningKey,
-    string::Ia5String,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, KeyIdMethod,
+    KeyUsagePurpose, PublicKeyData, SanType, SerialNumber, SigningKey, string::Ia5String,
 };
 use spiffe::{SpiffeId, TrustDomain};
 use thiserror::Error;
 use time::OffsetDateTime;
 
+use self::tbs::Tbs;
 use crate::crypto;
 use crate::csr::ProvenKey;
 use crate::der::{self, DerError, Reader};
@@ -106,6 +107,13 @@ impl From<DerError> for ProfileError {
     }
 }
 
+impl Unsigned {
+    fn new(tbs: Vec<u8>, algorithm: SigningAlgorithm) -> Self {
+        let dummy = encode(&tbs, algorithm, DUMMY_SIGNATURE);
+        Self { tbs, dummy }
+    }
+}
+
 /// Builds an SVID for a proven key, as bytes to be signed by `algorithm`.
 ///
 /// The subject is empty. Extensions: the SPIFFE ID and DNS names (critical), key usage
@@ -119,30 +127,21 @@ pub fn prepare(
 ) -> Result<Unsigned, ProfileError> {
     check_id(request)?;
     check_dns_names(&request.dns_names)?;
-    let mut params = blank();
-    set_validity(
-        &mut params,
-        request.not_before,
-        request.not_after,
-        Some(issuer),
-    )?;
-    params.serial_number = Some(SerialNumber::from_slice(request.serial.as_bytes()));
-    params.subject_alt_names = vec![SanType::URI(ia5(&request.spiffe_id.to_string())?)];
-    for name in &request.dns_names {
-        params.subject_alt_names.push(SanType::DnsName(ia5(name)?));
-    }
-    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = vec![
-        ExtendedKeyUsagePurpose::ServerAuth,
-        ExtendedKeyUsagePurpose::ClientAuth,
-    ];
-    params.is_ca = IsCa::ExplicitNoCa;
-    params.key_identifier_method = key_id(&key.spki_sha256());
-    let parent = Parent {
-        subject: Some(issuer.subject_der()),
-        key_id: Some(issuer.subject_key_id()),
+    let (not_before, not_after) = validity(request.not_before, request.not_after, Some(issuer))?;
+    let id = &request.spiffe_id;
+    let tbs = Tbs {
+        serial: request.serial.as_bytes(),
+        algorithm,
+        issuer: issuer.subject_der(),
+        not_before,
+        not_after,
+        spki: key.spki_der(),
+        key_id: &key.spki_sha256()[..KEY_ID],
+        issuer_key_id: issuer.subject_key_id(),
+        spiffe_id: (id.trust_domain_name(), id.path()),
+        dns_names: &request.dns_names,
     };
-    build(&mut params, key, parent, algorithm)
+    Ok(Unsigned::new(tbs.encode()?, algorithm))
 }
 
 /// A certificate from its bytes to be signed and their signature. Fails unless exactly
@@ -170,7 +169,7 @@ pub fn self_signed_root(
     serial: &Serial,
 ) -> Result<Vec<u8>, ProfileError> {
     let mut params = authority("Citadel root CA", key, trust_domain, serial)?;
-    set_validity(&mut params, not_before, not_after, None)?;
+    (params.not_before, params.not_after) = validity(not_before, not_after, None)?;
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let unsigned = build(
         &mut params,
@@ -196,7 +195,7 @@ pub fn intermediate(
     parent_key: &CaKey,
 ) -> Result<Vec<u8>, ProfileError> {
     let mut params = authority("Citadel CA", key, trust_domain, serial)?;
-    set_validity(&mut params, not_before, not_after, Some(parent))?;
+    (params.not_before, params.not_after) = validity(not_before, not_after, Some(parent))?;
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     let names = Parent {
         subject: Some(parent.subject_der()),
@@ -242,25 +241,24 @@ fn key_id(digest: &[u8; 32]) -> KeyIdMethod {
 }
 
 /// Certificates count whole seconds, so fractions are cut off before anything is compared.
-fn set_validity(
-    params: &mut CertificateParams,
+fn validity(
     not_before: OffsetDateTime,
     not_after: OffsetDateTime,
     issuer: Option<&Issuer>,
-) -> Result<(), ProfileError> {
-    params.not_before = not_before.truncate_to_second();
-    params.not_after = not_after.truncate_to_second();
-    if params.not_after <= params.not_before {
+) -> Result<(OffsetDateTime, OffsetDateTime), ProfileError> {
+    let not_before = not_before.truncate_to_second();
+    let not_after = not_after.truncate_to_second();
+    if not_after <= not_before {
         return Err(ProfileError::Validity);
     }
     match issuer {
-        Some(issuer) if params.not_before < issuer.not_before() => {
-            Err(ProfileError::PredatesIssuer(params.not_before))
+        Some(issuer) if not_before < issuer.not_before() => {
+            Err(ProfileError::PredatesIssuer(not_before))
         }
-        Some(issuer) if params.not_after > issuer.not_after() => {
-            Err(ProfileError::OutlivesIssuer(params.not_after))
+        Some(issuer) if not_after > issuer.not_after() => {
+            Err(ProfileError::OutlivesIssuer(not_after))
         }
-        _ => Ok(()),
+        _ => Ok((not_before, not_after)),
     }
 }
 
@@ -309,15 +307,11 @@ fn ia5(text: &str) -> Result<Ia5String, ProfileError> {
     Ia5String::try_from(text).map_err(|error| ProfileError::Build(error.to_string()))
 }
 
-/// Nothing but an empty name. rcgen's default has a name of its own, and costs a dozen
-/// allocations a certificate.
+/// Nothing but an empty name. rcgen's default has a name of its own.
 fn blank() -> CertificateParams {
-    static BLANK: LazyLock<CertificateParams> = LazyLock::new(|| {
-        let mut params = CertificateParams::default();
-        params.distinguished_name = DistinguishedName::new();
-        params
-    });
-    BLANK.clone()
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params
 }
 
 /// Whose name and key ID stand in the issuer fields; `None` is the certificate itself.
@@ -347,8 +341,7 @@ fn build(
     }
     params.signed_by(key, &rcgen::Issuer::from_params(&names, &capture))?;
     let tbs = with_issuer(&capture.captured.take(), parent.subject)?;
-    let dummy = encode(&tbs, algorithm, DUMMY_SIGNATURE);
-    Ok(Unsigned { tbs, dummy })
+    Ok(Unsigned::new(tbs, algorithm))
 }
 
 const DUMMY_SIGNATURE: &[u8] = b"not signed yet";
@@ -371,9 +364,19 @@ fn with_issuer(tbs: &[u8], name: Option<&[u8]>) -> Result<Vec<u8>, DerError> {
 }
 
 fn encode(tbs: &[u8], algorithm: SigningAlgorithm, signature: &[u8]) -> Vec<u8> {
-    let algorithm = der::value(der::SEQUENCE, &[algorithm.identifier()]);
-    let signature = der::value(der::BIT_STRING, &[&[0], signature]);
-    der::value(der::SEQUENCE, &[tbs, &algorithm, &signature])
+    let algorithm = algorithm.identifier();
+    // A BIT STRING says how many of its last bits are none: 0.
+    let bits = 1 + signature.len();
+    let length = tbs.len() + der::size(algorithm.len()) + der::size(bits);
+    let mut out = Vec::with_capacity(der::size(length));
+    der::header(&mut out, der::SEQUENCE, length);
+    out.extend_from_slice(tbs);
+    der::header(&mut out, der::SEQUENCE, algorithm.len());
+    out.extend_from_slice(algorithm);
+    der::header(&mut out, der::BIT_STRING, bits);
+    out.push(0);
+    out.extend_from_slice(signature);
+    out
 }
 
 /// Takes what rcgen wants signed, and signs nothing.

@@ -32,7 +32,7 @@ pub(crate) struct Admitted {
 pub(crate) fn call<M: Message + Default>(request: Request<Body>) -> Result<Call<M>, Status> {
     let caller = request.extensions().get::<Caller>();
     let unfinished = Arc::clone(caller.ok_or_else(unattested)?.unfinished());
-    Call::new(request, MAX_REQUEST, unfinished)
+    Call::new(request, MAX_REQUEST, Some(unfinished))
 }
 
 /// Resolves when a stream has to end, and says why.

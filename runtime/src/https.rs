@@ -43,11 +43,15 @@ pub async fn serve(mut incoming: Incoming, router: Router, shutdown: ShutdownSig
 async fn answer(connection: TlsConn, router: Router, shutdown: ShutdownSignal) {
     let peer = connection.peer().clone();
     let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
-        peer.request_began();
+        let unanswered = peer.request_began();
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(peer.clone());
         let router = router.clone();
-        async move { Ok::<_, Infallible>(router.oneshot(request).await.unwrap_or_else(|n| match n {})) }
+        async move {
+            let answer = router.oneshot(request).await;
+            drop(unanswered);
+            Ok::<_, Infallible>(answer.unwrap_or_else(|n| match n {}))
+        }
     });
     let mut http = auto::Builder::new(TokioExecutor::new());
     http.http1()

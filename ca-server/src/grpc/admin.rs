@@ -330,7 +330,7 @@ impl AdminApi {
                 }
             };
         }
-        let peer = peer_of(request)?;
+        let peer = peer_of(request.extensions())?;
         self.access
             .check(&self.front, rpc, role, peer, request.metadata())
             .await

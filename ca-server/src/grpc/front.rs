@@ -1,7 +1,12 @@
 //! What every service does first: credentials, a turn in the queue, and one log line for each
 //! refusal. The deadline is the gate's.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
+};
 
 use citadel_identity::{
     bundle::{Bundle, BundleSet},
@@ -12,7 +17,7 @@ use citadel_runtime::{ShutdownSignal, tls::PeerInfo};
 use rustls::pki_types::CertificateDer;
 use time::OffsetDateTime;
 use tokio::sync::watch;
-use tonic::{Request, Status, metadata::MetadataMap};
+use tonic::{Extensions, Request, Status, metadata::MetadataMap};
 
 use super::{refusal::Refusal, refusals::Refusals};
 use crate::{
@@ -69,12 +74,13 @@ impl Front {
         Self(Arc::new(parts))
     }
 
-    /// Serves one request: waits for a turn, counts, and logs a refusal.
+    /// Serves one request: waits for a turn, counts, and logs a refusal. The work is the caller's
+    /// to pin: a future that is handed on is kept twice by each that takes it.
     pub(super) async fn serve<T>(
         &self,
         rpc: &'static str,
         credentials: &Credentials,
-        work: impl Future<Output = Result<T, Refusal>>,
+        work: Pin<&mut impl Future<Output = Result<T, Refusal>>>,
     ) -> Result<T, Status> {
         let admitted = async {
             let turn = self.admission.enter(credentials.lane.clone()).await;
@@ -110,14 +116,14 @@ impl Front {
         credentials: &Credentials,
         now: OffsetDateTime,
     ) -> Result<Caller, Refusal> {
-        self.authenticated(self.authenticator.authenticate(credentials, now))
-            .await
+        let authenticating = pin!(self.authenticator.authenticate(credentials, now));
+        self.authenticated(authenticating).await
     }
 
     /// Times and counts an authentication.
     pub(super) async fn authenticated(
         &self,
-        work: impl Future<Output = Result<Caller, AuthnError>>,
+        work: Pin<&mut impl Future<Output = Result<Caller, AuthnError>>>,
     ) -> Result<Caller, Refusal> {
         let timer = self.metrics.stage(Stage::Authenticate);
         match work.await {
@@ -198,13 +204,15 @@ pub(super) fn to_bundles(set: &BundleSet) -> Vec<v1::TrustBundle> {
 /// What a request presents. A second `authorization` header, or one that is no bearer
 /// token, counts as no token.
 pub(super) fn credentials<T>(request: &Request<T>) -> Result<Credentials, Status> {
-    Ok(credentials_of(peer_of(request)?, request.metadata()))
+    Ok(credentials_of(
+        peer_of(request.extensions())?,
+        request.metadata(),
+    ))
 }
 
 /// Who is at the other end of the request's connection.
-pub(super) fn peer_of<T>(request: &Request<T>) -> Result<&PeerInfo, Status> {
-    request
-        .extensions()
+pub(super) fn peer_of(extensions: &Extensions) -> Result<&PeerInfo, Status> {
+    extensions
         .get::<PeerInfo>()
         .ok_or_else(|| Status::internal("the connection has no peer"))
 }

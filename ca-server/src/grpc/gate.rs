@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use citadel_runtime::tls::PeerInfo;
+use citadel_runtime::tls::{PeerInfo, Unanswered};
 use http::{HeaderMap, Request, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tonic::{Status, body::Body, codegen::Bytes};
@@ -86,6 +86,14 @@ struct Asked {
     peer: SocketAddr,
 }
 
+/// A request that was let in.
+struct Entered {
+    asked: Asked,
+    share: Arc<Share>,
+    unanswered: Unanswered,
+    request: Request<Body>,
+}
+
 impl Gate {
     /// A request may take `deadline` from its head to the head of its answer.
     pub(crate) fn new(refusals: Arc<Refusals>, deadline: Duration) -> Self {
@@ -101,12 +109,12 @@ impl Gate {
     }
 
     /// Lets a request in, or answers it without reading its body.
-    fn enter(&self, request: Request<Body>) -> Result<(Asked, Arc<Share>, Request<Body>), Status> {
+    fn enter(&self, request: Request<Body>) -> Result<Entered, Status> {
         let peer = request
             .extensions()
             .get::<PeerInfo>()
             .ok_or_else(|| Status::internal("the connection has no peer"))?;
-        peer.request_began();
+        let unanswered = peer.request_began();
         let path = request.uri().path().trim_start_matches('/');
         let asked = Asked {
             rpc: KNOWN
@@ -147,7 +155,12 @@ impl Gate {
                 gate: self.clone(),
             })
         });
-        Ok((asked, share, request))
+        Ok(Entered {
+            asked,
+            share,
+            unanswered,
+            request,
+        })
     }
 
     fn refuse(&self, asked: &Asked, refusal: Refusal) -> Status {
@@ -192,7 +205,12 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let (asked, share, request) = match self.gate.enter(request) {
+        let Entered {
+            asked,
+            share,
+            unanswered,
+            request,
+        } = match self.gate.enter(request) {
             Ok(entered) => entered,
             Err(status) => return Box::pin(ready(Ok(status.into_http()))),
         };
@@ -201,7 +219,7 @@ where
         Box::pin(async move {
             // To the head of the answer: a stream then goes on without it.
             let answer = tokio::time::timeout(gate.0.deadline, answer).await;
-            drop(share);
+            drop((share, unanswered));
             if let Ok(answer) = answer {
                 return answer.map(|answer| answer.map(frames::gathered));
             }

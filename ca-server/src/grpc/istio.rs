@@ -1,18 +1,21 @@
 //! `istio.v1.auth.IstioCertificateService`: what istio-proxy and ztunnel call.
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
 use citadel_identity::{bundle, csr};
 use citadel_proto::istio::{
     IstioCertificateRequest, IstioCertificateResponse,
-    istio_certificate_service_server::IstioCertificateService,
+    istio_certificate_service_server::SERVICE_NAME,
 };
+use citadel_runtime::grpc::{self, Call, Handler};
+use http::{Request, Response};
 use prost_types::value::Kind;
 use time::OffsetDateTime;
-use tonic::{Request, Response, Status};
+use tonic::{Status, body::Body};
 
 use super::{
-    front::{Front, credentials},
+    MAX_SINGLE_REQUEST,
+    front::{Front, credentials_of, peer_of},
     refusal::Refusal,
 };
 use crate::{
@@ -24,6 +27,7 @@ pub(super) const CREATE_CERTIFICATE: &str =
     "istio.v1.auth.IstioCertificateService/CreateCertificate";
 
 /// The service; requests without a lifetime get `default_ttl`.
+#[derive(Clone)]
 pub(crate) struct IstioApi {
     /// What the services share.
     pub(crate) front: Front,
@@ -31,43 +35,59 @@ pub(crate) struct IstioApi {
     pub(crate) default_ttl: Duration,
 }
 
-#[tonic::async_trait]
-impl IstioCertificateService for IstioApi {
-    async fn create_certificate(
-        &self,
-        request: Request<IstioCertificateRequest>,
-    ) -> Result<Response<IstioCertificateResponse>, Status> {
-        let credentials = credentials(&request)?;
-        let request = request.into_inner();
-        let front = &self.front;
-        front
-            .serve(CREATE_CERTIFICATE, &credentials, async {
-                let now = OffsetDateTime::now_utc();
-                front.metrics.csrs(1);
-                let caller = front.caller(&credentials, now).await?;
-                let ask = Self::ask(&request)?;
-                let csr = csr::pem_to_der(request.csr.as_bytes()).map_err(|error| {
-                    front.metrics.not_signed(CSR_ERROR);
-                    Refusal::invalid(format!("csr: {error}"))
-                })?;
-                let ttl = u64::try_from(request.validity_duration).map_err(|_| {
-                    Refusal::invalid("validity_duration: must not be negative; 0 is the default")
-                })?;
-                let wish = Wish {
-                    ttl: (ttl > 0).then(|| Duration::from_secs(ttl)),
-                    default_ttl: Some(self.default_ttl),
-                    previous_serial: None,
-                };
-                let item = Item { ask, wish, csr };
-                let svid = front.issuance.issue(&caller, &item, now).await;
-                let svid = svid.map_err(|error| Refusal::from(error).of(&caller))?;
-                Ok(Response::new(self.response(&svid)))
-            })
-            .await
+impl Handler for IstioApi {
+    const NAME: &'static str = SERVICE_NAME;
+
+    async fn answer(self, request: Request<Body>) -> Response<Body> {
+        match grpc::method(&request) {
+            "CreateCertificate" => grpc::answer_once(self.create_certificate(request).await),
+            _ => Status::unimplemented("the service has no such method").into_http(),
+        }
     }
 }
 
 impl IstioApi {
+    async fn create_certificate(
+        &self,
+        request: Request<Body>,
+    ) -> Result<IstioCertificateResponse, Status> {
+        let mut call = Call::<IstioCertificateRequest>::new(request, MAX_SINGLE_REQUEST, None)?;
+        let credentials = credentials_of(peer_of(&call.extensions)?, &call.metadata);
+        let request = call.requests.only().await?;
+        drop(call);
+        let front = &self.front;
+        front
+            .serve(
+                CREATE_CERTIFICATE,
+                &credentials,
+                pin!(async {
+                    let now = OffsetDateTime::now_utc();
+                    front.metrics.csrs(1);
+                    let caller = front.caller(&credentials, now).await?;
+                    let ask = Self::ask(&request)?;
+                    let csr = csr::pem_to_der(request.csr.as_bytes()).map_err(|error| {
+                        front.metrics.not_signed(CSR_ERROR);
+                        Refusal::invalid(format!("csr: {error}"))
+                    })?;
+                    let ttl = u64::try_from(request.validity_duration).map_err(|_| {
+                        Refusal::invalid(
+                            "validity_duration: must not be negative; 0 is the default",
+                        )
+                    })?;
+                    let wish = Wish {
+                        ttl: (ttl > 0).then(|| Duration::from_secs(ttl)),
+                        default_ttl: Some(self.default_ttl),
+                        previous_serial: None,
+                    };
+                    let item = Item { ask, wish, csr };
+                    let svid = front.issuance.issue(&caller, &item, now).await;
+                    let svid = svid.map_err(|error| Refusal::from(error).of(&caller))?;
+                    Ok(self.response(&svid))
+                }),
+            )
+            .await
+    }
+
     /// ztunnel names the workload that it speaks for; istio-proxy names none. `CertSigner`
     /// chooses among signers of a cluster in Istio: here there is one, and a caller that
     /// insists on another is told so.

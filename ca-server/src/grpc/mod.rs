@@ -13,6 +13,7 @@ mod nodes;
 mod refusal;
 mod refusals;
 mod search;
+mod services;
 mod workload;
 
 pub(crate) use access::{AdminAccess, AdminRole};
@@ -24,6 +25,7 @@ pub(crate) use health::HealthApi;
 pub(crate) use istio::IstioApi;
 pub(crate) use nodes::Joining;
 pub(crate) use refusals::Refusals;
+pub(crate) use services::Services;
 pub(crate) use workload::WorkloadApi;
 
 /// The largest request with one certificate, bytes.

@@ -1,11 +1,16 @@
 //! `citadel.v1.WorkloadService`: a workload asks for itself.
 
-use citadel_proto::v1::{self, workload_service_server::WorkloadService};
+use std::pin::pin;
+
+use citadel_proto::v1::{self, workload_service_server::SERVICE_NAME};
+use citadel_runtime::grpc::{self, Call, Handler};
+use http::{Request, Response};
 use time::OffsetDateTime;
-use tonic::{Request, Response, Status};
+use tonic::{Status, body::Body};
 
 use super::{
-    front::{Front, credentials, now_ms},
+    MAX_SINGLE_REQUEST,
+    front::{Front, credentials_of, now_ms, peer_of},
     refusal::Refusal,
 };
 use crate::{
@@ -16,40 +21,54 @@ use crate::{
 pub(super) const ISSUE_SVID: &str = "citadel.v1.WorkloadService/IssueSvid";
 
 /// The service.
+#[derive(Clone)]
 pub(crate) struct WorkloadApi(pub(crate) Front);
 
-#[tonic::async_trait]
-impl WorkloadService for WorkloadApi {
-    async fn issue_svid(
-        &self,
-        request: Request<v1::IssueSvidRequest>,
-    ) -> Result<Response<v1::IssueSvidResponse>, Status> {
-        let credentials = credentials(&request)?;
-        let request = request.into_inner();
+impl Handler for WorkloadApi {
+    const NAME: &'static str = SERVICE_NAME;
+
+    async fn answer(self, request: Request<Body>) -> Response<Body> {
+        match grpc::method(&request) {
+            "IssueSvid" => grpc::answer_once(self.issue_svid(request).await),
+            _ => Status::unimplemented("the service has no such method").into_http(),
+        }
+    }
+}
+
+impl WorkloadApi {
+    async fn issue_svid(&self, request: Request<Body>) -> Result<v1::IssueSvidResponse, Status> {
+        let mut call = Call::<v1::IssueSvidRequest>::new(request, MAX_SINGLE_REQUEST, None)?;
+        let credentials = credentials_of(peer_of(&call.extensions)?, &call.metadata);
+        let request = call.requests.only().await?;
+        drop(call);
         let front = &self.0;
         front
-            .serve(ISSUE_SVID, &credentials, async {
-                let now = OffsetDateTime::now_utc();
-                front.metrics.csrs(1);
-                check_kind(request.kind)?;
-                let wish = wish(request.ttl_seconds, &request.previous_serial)?;
-                let caller = front.caller(&credentials, now).await?;
-                let item = Item {
-                    ask: Ask::Own,
-                    wish,
-                    csr: request.csr,
-                };
-                let svid = front
-                    .issuance
-                    .issue(&caller, &item, now)
-                    .await
-                    .map_err(|error| Refusal::from(error).of(&caller))?;
-                Ok(Response::new(v1::IssueSvidResponse {
-                    svid: Some(front.svid(&svid)),
-                    bundles: front.bundles(),
-                    server_time_ms: now_ms(),
-                }))
-            })
+            .serve(
+                ISSUE_SVID,
+                &credentials,
+                pin!(async {
+                    let now = OffsetDateTime::now_utc();
+                    front.metrics.csrs(1);
+                    check_kind(request.kind)?;
+                    let wish = wish(request.ttl_seconds, &request.previous_serial)?;
+                    let caller = front.caller(&credentials, now).await?;
+                    let item = Item {
+                        ask: Ask::Own,
+                        wish,
+                        csr: request.csr,
+                    };
+                    let svid = front
+                        .issuance
+                        .issue(&caller, &item, now)
+                        .await
+                        .map_err(|error| Refusal::from(error).of(&caller))?;
+                    Ok(v1::IssueSvidResponse {
+                        svid: Some(front.svid(&svid)),
+                        bundles: front.bundles(),
+                        server_time_ms: now_ms(),
+                    })
+                }),
+            )
             .await
     }
 }

@@ -191,8 +191,9 @@ impl Intended {
     /// # Errors
     /// [`IssuanceError::Sign`]; [`IssuanceError::Profile`] if the result holds other bytes.
     pub async fn sign(self, issuer: &Issuer) -> Result<Signed, IssuanceError> {
+        let tbs = &self.prepared.unsigned.tbs;
+        let signature = issuer.signer().sign(tbs).await?;
         let Prepared { template, unsigned } = self.prepared;
-        let signature = issuer.signer().sign(&unsigned.tbs).await?;
         let certificate =
             profile::assemble(&unsigned.tbs, issuer.signer().algorithm(), &signature)?;
         Ok(Signed {

@@ -3,15 +3,11 @@
 use std::{future::pending, sync::Arc, time::Duration};
 
 use citadel_identity::tls::ClientVerifier;
-use citadel_proto::{
-    istio::istio_certificate_service_server::IstioCertificateServiceServer,
-    v1::{
-        admin_service_server::AdminServiceServer, agent_service_server::AgentServiceServer,
-        workload_service_server::WorkloadServiceServer,
-    },
+use citadel_proto::v1::{
+    admin_service_server::AdminServiceServer, agent_service_server::AgentServiceServer,
 };
 use citadel_runtime::{
-    grpc::{self, Http2},
+    grpc::{self, Http2, Served},
     https, supervisor, tls,
 };
 use tokio::sync::Semaphore;
@@ -24,7 +20,7 @@ use super::{Bound, StartError};
 use crate::{
     grpc::{
         AdminApi, AgentApi, Gate, HealthApi, IstioApi, MAX_BATCH_REQUEST, MAX_SINGLE_REQUEST,
-        WorkloadApi,
+        Services, WorkloadApi,
     },
     public::{self, Public},
     settings,
@@ -84,15 +80,16 @@ impl Bound {
             default_ttl: self.istio_default_ttl,
         };
         let agents = AgentServiceServer::new(AgentApi(self.front.clone()));
-        let workloads = WorkloadServiceServer::new(WorkloadApi(self.front.clone()));
-        let istio = IstioCertificateServiceServer::new(istio);
         let admin = AdminServiceServer::new(admin_api());
         let routes = Routes::new(health.max_decoding_message_size(MAX_SINGLE_REQUEST))
             .add_service(agents.max_decoding_message_size(MAX_BATCH_REQUEST))
-            .add_service(workloads.max_decoding_message_size(MAX_SINGLE_REQUEST))
-            .add_service(istio.max_decoding_message_size(MAX_SINGLE_REQUEST))
             .add_service(admin.max_decoding_message_size(MAX_SINGLE_REQUEST))
             .prepare();
+        let services = Services {
+            workloads: Served(WorkloadApi(self.front.clone())),
+            istio: Served(istio),
+            others: routes,
+        };
         let gate = Gate::new(self.front.refusals.clone(), self.limits.request_deadline);
         let http2 = Http2 {
             streams: self.limits.streams_per_connection,
@@ -102,7 +99,7 @@ impl Bound {
         let signal = self.shutdown.signal();
         // The listener ends by itself on shutdown, once handshakes in progress are done; then
         // every connection is told to go away and its accepted requests are finished.
-        let serving = grpc::serve(incoming, gate.layer(routes), http2, pending());
+        let serving = grpc::serve(incoming, gate.layer(services), http2, pending());
         let serving = self.shutdown.spawn(serving);
         if let Some(path) = &self.admin_socket {
             let listener =

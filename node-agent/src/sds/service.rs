@@ -6,7 +6,6 @@ use citadel_runtime::grpc::{self, Handler};
 use envoy_types::pb::envoy::service::{
     discovery::v3::DiscoveryResponse, secret::v3::secret_discovery_service_server::SERVICE_NAME,
 };
-use futures::stream;
 use http::{Request, Response};
 use tonic::{Status, body::Body};
 
@@ -45,10 +44,7 @@ impl Handler for SdsService {
         match grpc::method(&request) {
             "StreamSecrets" => grpc::answer(self.stream::<World>(request).await),
             "DeltaSecrets" => grpc::answer(self.stream::<Delta>(request).await),
-            "FetchSecrets" => {
-                let fetched = self.fetch(request).await;
-                grpc::answer(fetched.map(|response| stream::iter([Ok(response)])))
-            }
+            "FetchSecrets" => grpc::answer_once(self.fetch(request).await),
             _ => Status::unimplemented("SDS has no such method").into_http(),
         }
     }

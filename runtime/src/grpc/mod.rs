@@ -16,7 +16,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use futures::{Stream, future::BoxFuture};
+use futures::{FutureExt as _, Stream, future::BoxFuture, stream};
 use http::{Extensions, HeaderValue, Request, Response, header::CONTENT_TYPE};
 use prost::Message;
 use tonic::{
@@ -64,11 +64,12 @@ pub fn method(request: &Request<Body>) -> &str {
 
 impl<M: Message + Default> Call<M> {
     /// Messages may have `max_message` bytes, and all that are not whole yet as many as
-    /// `unfinished` says. Fails where they would be compressed, which nobody was told is possible.
+    /// `unfinished` says; without it, whoever reads the body counts them. Fails where they would
+    /// be compressed, which nobody was told is possible.
     pub fn new(
         request: Request<Body>,
         max_message: usize,
-        unfinished: Arc<Unfinished>,
+        unfinished: Option<Arc<Unfinished>>,
     ) -> Result<Self, Status> {
         let (head, body) = request.into_parts();
         let encoding = head.headers.get("grpc-encoding");
@@ -108,6 +109,11 @@ where
     }
 }
 
+/// One message to the client, or the refusal of the call.
+pub fn answer_once<M: Message + 'static>(message: Result<M, Status>) -> Response<Body> {
+    answer(message.map(|message| stream::iter([Ok(message)])))
+}
+
 impl<H: Handler> NamedService for Served<H> {
     const NAME: &'static str = H::NAME;
 }
@@ -122,8 +128,7 @@ impl<H: Handler> Service<Request<Body>> for Served<H> {
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let answer = self.0.clone().answer(request);
-        Box::pin(async { Ok(answer.await) })
+        Box::pin(self.0.clone().answer(request).map(Ok))
     }
 }
 

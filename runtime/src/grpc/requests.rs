@@ -31,13 +31,13 @@ pub struct Requests<M> {
     received: BytesMut,
     /// Bytes of it that `unfinished` counts.
     counted: usize,
-    unfinished: Arc<Unfinished>,
+    unfinished: Option<Arc<Unfinished>>,
     max_message: usize,
     messages: PhantomData<fn() -> M>,
 }
 
 impl<M: Message + Default> Requests<M> {
-    pub(super) fn new(body: Body, max_message: usize, unfinished: Arc<Unfinished>) -> Self {
+    pub(super) fn new(body: Body, max_message: usize, unfinished: Option<Arc<Unfinished>>) -> Self {
         Self {
             body,
             received: BytesMut::new(),
@@ -116,13 +116,18 @@ impl<M: Message + Default> Requests<M> {
             self.received = BytesMut::new();
         }
         let before = std::mem::replace(&mut self.counted, self.received.len());
-        self.unfinished.change(before, self.counted)
+        match &self.unfinished {
+            Some(unfinished) => unfinished.change(before, self.counted),
+            None => Ok(()),
+        }
     }
 }
 
 impl<M> Drop for Requests<M> {
     fn drop(&mut self) {
-        let _ = self.unfinished.change(self.counted, 0);
+        if let Some(unfinished) = &self.unfinished {
+            let _ = unfinished.change(self.counted, 0);
+        }
     }
 }
 

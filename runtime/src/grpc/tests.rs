@@ -37,7 +37,7 @@ fn sent(pieces: Vec<Vec<u8>>) -> Requests<Words> {
         .into_iter()
         .map(|piece| Ok::<_, Status>(Frame::data(Bytes::from(piece))));
     let request = Request::new(Body::new(StreamBody::new(stream::iter(frames))));
-    Call::new(request, MAX, Arc::new(Unfinished::new(10 * MAX)))
+    Call::new(request, MAX, Some(Arc::new(Unfinished::new(10 * MAX))))
         .unwrap()
         .requests
 }
@@ -119,7 +119,7 @@ fn what_a_caller_leaves_unfinished_is_bounded_over_all_of_its_calls() {
         // The client goes on some time.
         let body = StreamBody::new(stream::iter(frames).chain(stream::pending()));
         let request = Request::new(Body::new(body));
-        Call::<Words>::new(request, MAX, Arc::clone(&unfinished))
+        Call::<Words>::new(request, MAX, Some(Arc::clone(&unfinished)))
             .unwrap()
             .requests
     };
@@ -146,9 +146,7 @@ fn a_compressed_call_is_refused_and_told_what_is_taken() {
     let mut request = Request::new(Body::empty());
     let gzip = HeaderValue::from_static("gzip");
     request.headers_mut().insert("grpc-encoding", gzip);
-    let refused = Call::<Words>::new(request, MAX, Arc::new(Unfinished::new(MAX)))
-        .err()
-        .unwrap();
+    let refused = Call::<Words>::new(request, MAX, None).err().unwrap();
     assert_eq!(refused.code(), Code::Unimplemented);
     let taken = refused.metadata().get("grpc-accept-encoding").unwrap();
     assert_eq!(taken, "identity");

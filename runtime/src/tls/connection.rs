@@ -4,7 +4,10 @@ use std::{
     fmt, io,
     net::SocketAddr,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::{Context, Poll},
 };
 
@@ -36,8 +39,13 @@ pub struct PeerInfo {
     /// The SPIFFE ID of that chain's leaf, read once for all requests.
     pub client_id: Option<SpiffeId>,
     last_use: Arc<LastUse>,
+    unanswered: Arc<AtomicUsize>,
     challenge: Arc<Mutex<Option<Challenge>>>,
 }
+
+/// A request that is not answered yet, until it is dropped.
+#[derive(Debug)]
+pub struct Unanswered(Arc<AtomicUsize>);
 
 /// What a client of one connection has to sign.
 type Challenge = [u8; 32];
@@ -49,6 +57,8 @@ pub struct TlsConn {
     peer: PeerInfo,
     /// Until nothing can end the connection but its two ends.
     watchdog: Option<Watchdog>,
+    /// A write waits for what else is ready.
+    gathers: bool,
     slot: Slot,
 }
 
@@ -82,6 +92,7 @@ impl TlsConn {
             stream,
             peer,
             watchdog: Some(watchdog),
+            gathers: false,
             slot,
         })
     }
@@ -110,6 +121,7 @@ impl PeerInfo {
             client_chain,
             client_id,
             last_use: Arc::new(LastUse::now()),
+            unanswered: Arc::default(),
             challenge: Arc::default(),
         }
     }
@@ -134,8 +146,22 @@ impl PeerInfo {
 
     /// To be called for each request: a connection without a client certificate is closed
     /// once none has begun for [`super::ConnectionLimits::idle`].
-    pub fn request_began(&self) {
+    /// The answer is not to be written alone while other requests wait for theirs: to be dropped
+    /// when it is ready.
+    pub fn request_began(&self) -> Unanswered {
         self.last_use.is_now();
+        self.unanswered.fetch_add(1, Ordering::Relaxed);
+        Unanswered(Arc::clone(&self.unanswered))
+    }
+
+    fn waits_for_answers(&self) -> bool {
+        self.unanswered.load(Ordering::Relaxed) > 0
+    }
+}
+
+impl Drop for Unanswered {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -196,12 +222,21 @@ impl AsyncRead for TlsConn {
 
 /// Not vectored: TLS copies what it encrypts anyway, and HTTP/2 then gathers more before it
 /// writes (1 KiB of a frame instead of 256 bytes).
+///
+/// Where several requests of a connection are at work, a write first lets every other task run
+/// that can: one commit of the log answers many of them, and HTTP/2 gathers the answers meanwhile.
+/// They then share a TLS record, a system call and a wakening of the client.
 impl AsyncWrite for TlsConn {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.gathers = !self.gathers && self.peer.waits_for_answers();
+        if self.gathers {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 

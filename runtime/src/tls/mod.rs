@@ -25,7 +25,7 @@ use tokio::net::{TcpListener, TcpSocket};
 
 pub use self::{
     certificate::ReloadingCertificate,
-    connection::{PeerInfo, TlsConn},
+    connection::{PeerInfo, TlsConn, Unanswered},
     incoming::{Incoming, incoming},
     limits::{ConnectionLimits, host_of},
     metrics::ConnectionMetrics,

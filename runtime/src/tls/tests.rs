@@ -489,7 +489,7 @@ async fn a_connection_without_a_certificate_ends_once_it_asks_for_nothing() {
                 ended = &mut server => return ended,
                 () = tokio::time::sleep(Duration::from_millis(50)) => {
                     idle.write_all(b"ping").await.unwrap();
-                    peer.request_began();
+                    drop(peer.request_began());
                 }
             }
         }
