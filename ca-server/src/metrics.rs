@@ -34,6 +34,15 @@ pub enum Stage {
     Record,
 }
 
+const STAGES: [Stage; 6] = [
+    Stage::Authenticate,
+    Stage::Authorize,
+    Stage::ProvePossession,
+    Stage::Prepare,
+    Stage::Sign,
+    Stage::Record,
+];
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct StageLabel {
     stage: Stage,
@@ -78,7 +87,8 @@ struct ReloadLabel {
 /// The server's metrics.
 #[derive(Clone)]
 pub struct Metrics {
-    stages: Family<StageLabel, Histogram>,
+    /// In the order of the stages: a family looks its members up, for every request six.
+    stages: [Histogram; STAGES.len()],
     requests: Family<Outcome, Counter>,
     issued: Counter,
     queue_waiting: Gauge,
@@ -114,10 +124,7 @@ impl StageTimer<'_> {
     /// The stage succeeded.
     pub fn end(self) {
         let seconds = self.start.elapsed().as_secs_f64();
-        self.metrics
-            .stages
-            .get_or_create(&StageLabel { stage: self.stage })
-            .observe(seconds);
+        self.metrics.stages[self.stage as usize].observe(seconds);
     }
 }
 
@@ -130,8 +137,9 @@ impl Metrics {
 
     /// Makes all metrics and registers them.
     pub fn register(registry: &mut Registry) -> Self {
+        let stages = Family::<StageLabel, Histogram>::new_with_constructor(stage_histogram);
         let metrics = Self {
-            stages: Family::new_with_constructor(stage_histogram),
+            stages: STAGES.map(|stage| stages.get_or_create_owned(&StageLabel { stage })),
             requests: Family::default(),
             issued: Counter::default(),
             queue_waiting: Gauge::default(),
@@ -153,7 +161,7 @@ impl Metrics {
         registry.register(
             "citadel_ca_stage_seconds",
             "Latency of each stage of the issuance path",
-            m.stages.clone(),
+            stages,
         );
         registry.register(
             "citadel_ca_requests",

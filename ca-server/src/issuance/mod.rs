@@ -8,6 +8,7 @@
 //! There is no second path to the signer.
 
 mod line;
+mod round;
 mod service;
 mod stages;
 

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use citadel_identity::csr;
 use time::OffsetDateTime;
 
-use super::{IssuanceError, Line, Recorded, Signed, Svid, Template};
+use super::{
+    Intended, IssuanceError, Line, Recorded, Signed, Svid, Template,
+    round::{IN_A_ROW, Rounds},
+};
 use crate::{
     authn::AuthnError,
     authz::{Ask, Denied, Policy, Wish},
@@ -51,15 +54,18 @@ impl From<IssuanceError> for ItemError {
 pub struct Issuance {
     policy: Arc<Policy>,
     line: Line,
+    rounds: Arc<Rounds>,
     metrics: Arc<Metrics>,
 }
 
 impl Issuance {
     /// Puts the parts together.
     pub fn new(policy: Arc<Policy>, line: Line, metrics: Arc<Metrics>) -> Self {
+        let rounds = Rounds::new(line.issuer.clone(), metrics.clone());
         Self {
             policy,
             line,
+            rounds,
             metrics,
         }
     }
@@ -81,7 +87,8 @@ impl Issuance {
     pub async fn issue(&self, caller: &Caller, item: &Item, now: OffsetDateTime) -> Release {
         let _coming = self.line.store.announce();
         let recorded = async {
-            let signed = self.sign(caller, item, now).await?;
+            let intended = self.prepare(caller, item, now).await?;
+            let signed = self.rounds.sign(intended).await?;
             Ok::<_, ItemError>(self.record(vec![signed]).await?)
         };
         let mut recorded = recorded.await.inspect_err(|error| self.not_signed(error))?;
@@ -104,24 +111,42 @@ impl Issuance {
     ) -> Vec<Release> {
         let _coming = self.line.store.announce();
         let mut results: Vec<Option<Release>> = Vec::with_capacity(items.len());
-        let mut signed = Vec::with_capacity(items.len());
-        let mut places = Vec::with_capacity(items.len());
+        let mut intended = Vec::with_capacity(items.len());
         for (place, item) in items.into_iter().enumerate() {
             let outcome = match item {
-                Ok(item) => self.sign(caller, &item, now).await,
+                Ok(item) => self.prepare(caller, &item, now).await,
                 Err(error) => Err(error),
             };
             let outcome = outcome.inspect_err(|error| self.not_signed(error));
             match outcome {
                 Ok(one) => {
-                    signed.push(one);
-                    places.push(place);
+                    intended.push((place, one));
                     results.push(None);
                 }
                 Err(error) => results.push(Some(Err(error))),
             }
             // A batch of 256 is 20 ms of CPU: others get their turn in between.
             if place % 8 == 7 {
+                tokio::task::yield_now().await;
+            }
+        }
+        let mut signed = Vec::with_capacity(intended.len());
+        let mut places = Vec::with_capacity(intended.len());
+        for (place, one) in intended {
+            match self.rounds.sign_one(one).await {
+                Ok(one) => {
+                    signed.push(one);
+                    places.push(place);
+                }
+                Err(error) => {
+                    let error = ItemError::from(error);
+                    self.not_signed(&error);
+                    if let Some(slot) = results.get_mut(place) {
+                        *slot = Some(Err(error));
+                    }
+                }
+            }
+            if signed.len() % IN_A_ROW == IN_A_ROW - 1 {
                 tokio::task::yield_now().await;
             }
         }
@@ -149,12 +174,12 @@ impl Issuance {
         results.into_iter().flatten().collect()
     }
 
-    async fn sign(
+    async fn prepare(
         &self,
         caller: &Caller,
         item: &Item,
         now: OffsetDateTime,
-    ) -> Result<Signed, ItemError> {
+    ) -> Result<Intended, ItemError> {
         let timer = self.metrics.stage(Stage::Authorize);
         self.policy.look_up(caller, &item.ask).await?;
         let grant = self
@@ -169,10 +194,7 @@ impl Issuance {
         let prepared =
             Template::new(grant, key, issuer, self.line.shortest, now)?.prepare(issuer)?;
         timer.end();
-        let timer = self.metrics.stage(Stage::Sign);
-        let signed = prepared.intend(issuer)?.sign(issuer).await?;
-        timer.end();
-        Ok(signed)
+        Ok(prepared.intend(issuer)?)
     }
 
     async fn record(&self, signed: Vec<Signed>) -> Result<Vec<Recorded>, IssuanceError> {

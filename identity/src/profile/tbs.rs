@@ -172,7 +172,7 @@ fn validity(from: OffsetDateTime, to: OffsetDateTime) -> Result<Vec<u8>, Profile
     Ok(out)
 }
 
-/// UTCTime through 2049, GeneralizedTime from then on (RFC 5280 section 4.1.2.5).
+/// `UTCTime` through 2049, `GeneralizedTime` from then on (RFC 5280 section 4.1.2.5).
 fn time(at: OffsetDateTime) -> Result<Vec<u8>, ProfileError> {
     let at = at.to_offset(UtcOffset::UTC);
     let year = u16::try_from(at.year()).ok().filter(|year| *year <= 9999);
