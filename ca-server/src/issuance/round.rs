@@ -88,3 +88,97 @@ impl Rounds {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use citadel_identity::{csr::prove_possession, key::WorkloadKey};
+    use futures::{FutureExt as _, future::join_all};
+    use prometheus_client::registry::Registry;
+    use time::OffsetDateTime;
+
+    use super::*;
+    use crate::{
+        authz::{Ask, Policy, Registered, Wish},
+        clusters::Clusters,
+        config::Config,
+        issuance::Template,
+        keys::CaKeys,
+        testing::policy_options,
+    };
+
+    struct Bench {
+        policy: Policy,
+        rounds: Arc<Rounds>,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let data_dir = folder.path().display();
+            let text = format!("trust_domain: example.org\ndata_dir: {data_dir}\n");
+            let config = Config::from_yaml("test", &text).unwrap();
+            let keys = CaKeys::load_or_create(&config, OffsetDateTime::now_utc()).unwrap();
+            let day = std::time::Duration::from_hours(25);
+            let trust_domain = config.trust_domain.clone();
+            let issuer = Issuer::new(keys.issuer, keys.signer, trust_domain, day);
+            let clusters = Arc::new(Clusters::new(Vec::new()));
+            let metrics = Arc::new(Metrics::register(&mut Registry::default()));
+            Self {
+                policy: Policy::new(policy_options(), Registered::default(), clusters),
+                rounds: Rounds::new(Arc::new(issuer), metrics),
+            }
+        }
+
+        /// The CA's own next certificate, and its key.
+        fn intended(&self) -> (Intended, Vec<u8>) {
+            let now = OffsetDateTime::now_utc();
+            let issuer = &self.rounds.issuer;
+            let caller = Policy::server_caller(([127, 0, 0, 1], 1).into(), now);
+            let grant = self
+                .policy
+                .authorize(&caller, &Ask::CaServer, Wish::default(), now)
+                .unwrap();
+            let key = prove_possession(&WorkloadKey::generate().unwrap().csr().unwrap()).unwrap();
+            let spki = key.spki_der().to_vec();
+            let shortest = std::time::Duration::from_secs(10);
+            let template = Template::new(grant, key, issuer, shortest, now).unwrap();
+            let intended = template.prepare(issuer).unwrap().intend(issuer).unwrap();
+            (intended, spki)
+        }
+    }
+
+    fn holds(signed: &Signed, spki: &[u8]) -> bool {
+        let certificate = &signed.certificate;
+        certificate.windows(spki.len()).any(|part| part == spki)
+    }
+
+    #[tokio::test]
+    async fn everybody_gets_their_own_and_later_ones_begin_another_round() {
+        let bench = Bench::new();
+        for many in [1, 2 * IN_A_ROW + 1, 1] {
+            let asked: Vec<_> = (0..many).map(|_| bench.intended()).collect();
+            let signing = asked.into_iter().map(|(intended, spki)| {
+                let rounds = Arc::clone(&bench.rounds);
+                async move { holds(&rounds.sign(intended).await.unwrap(), &spki) }
+            });
+            assert!(join_all(signing).await.into_iter().all(|own| own));
+            assert!(bench.rounds.waiting().is_empty());
+        }
+    }
+
+    #[tokio::test]
+    async fn who_hangs_up_keeps_nobody_waiting() {
+        let bench = Bench::new();
+        let (first, _) = bench.intended();
+        let (second, spki) = bench.intended();
+        let mut began = Box::pin(bench.rounds.sign(first));
+        assert!(
+            began.as_mut().now_or_never().is_none(),
+            "the round is to come"
+        );
+        let waits = bench.rounds.sign(second);
+        drop(began);
+        assert!(holds(&waits.await.unwrap(), &spki));
+    }
+}

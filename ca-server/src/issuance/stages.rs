@@ -51,7 +51,7 @@ pub struct Intended {
 #[derive(Debug)]
 pub struct Signed {
     template: Template,
-    certificate: Vec<u8>,
+    pub(super) certificate: Vec<u8>,
 }
 
 /// Durable in the log.

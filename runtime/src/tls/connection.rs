@@ -256,3 +256,49 @@ impl fmt::Debug for TlsConn {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::future::poll_fn;
+
+    use futures::{FutureExt as _, StreamExt as _};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio_rustls::TlsConnector;
+
+    use super::*;
+    use crate::tls::{ConnectionLimits, testing::Bench};
+
+    #[tokio::test]
+    async fn a_write_lets_others_run_while_requests_wait_for_their_answers() {
+        let mut bench = Bench::new(ConnectionLimits::default()).await;
+        let stream = TcpStream::connect(bench.address).await.unwrap();
+        let client = TlsConnector::from(bench.authority.client_config(None));
+        let connecting = client.connect("localhost".try_into().unwrap(), stream);
+        let (client, server) = tokio::join!(connecting, bench.incoming.next());
+        let (mut client, mut server) = (client.unwrap(), server.unwrap().unwrap());
+
+        // Nobody waits: at once.
+        let written = poll_fn(|cx| Pin::new(&mut server).poll_write(cx, b"a")).now_or_never();
+        assert_eq!(written.unwrap().unwrap(), 1);
+        let unanswered = server.peer().request_began();
+        for (once, byte) in [b"b", b"c"].into_iter().enumerate() {
+            let written = poll_fn(|cx| Pin::new(&mut server).poll_write(cx, byte)).now_or_never();
+            assert!(written.is_none(), "write {once} does not wait");
+            // Its task is woken by itself, and then it goes on.
+            let written = poll_fn(|cx| Pin::new(&mut server).poll_write(cx, byte)).now_or_never();
+            assert_eq!(written.unwrap().unwrap(), 1);
+        }
+        let written = tokio::time::timeout(std::time::Duration::from_secs(30), async {
+            server.write_all(b"d").await.unwrap();
+            drop(unanswered);
+            server.flush().await.unwrap();
+            let mut read = [0; 4];
+            client.read_exact(&mut read).await.unwrap();
+            read
+        });
+        assert_eq!(&written.await.unwrap(), b"abcd");
+        let written = poll_fn(|cx| Pin::new(&mut server).poll_write(cx, b"e")).now_or_never();
+        assert!(written.is_some(), "all are answered");
+    }
+}
