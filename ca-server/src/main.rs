@@ -3,8 +3,11 @@
 use std::process::ExitCode;
 
 use citadel_ca_server::{Parts, build, config::ConfigArgs, log::Rollback};
-use citadel_runtime::{Shutdown, harden, prepare_memory, telemetry};
+use citadel_runtime::{Mimalloc, Shutdown, harden, telemetry, without_huge_pages};
 use clap::Parser as _;
+
+#[global_allocator]
+static ALLOCATOR: Mimalloc = Mimalloc;
 
 /// Exit code for a configuration that can't be used, as `--check-config` has it too.
 const BAD_CONFIG: u8 = 2;
@@ -25,7 +28,7 @@ fn main() -> ExitCode {
     if let Err(error) = harden() {
         tracing::warn!(%error, "hardening");
     }
-    if let Err(error) = prepare_memory() {
+    if let Err(error) = without_huge_pages() {
         tracing::debug!(%error, "memory may come in huge pages");
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread()

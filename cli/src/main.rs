@@ -30,6 +30,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use exit::{EXIT_CODES, Ended, Failure, Outcome};
 use output::Format;
 
+#[global_allocator]
+static ALLOCATOR: citadel_runtime::Mimalloc = citadel_runtime::Mimalloc;
+
 /// SPIFFE identities for workloads: try Citadel out, fetch and verify SVIDs, read and verify
 /// the log of what was issued, measure a CA.
 #[derive(Debug, Parser)]
@@ -59,8 +62,6 @@ fn main() -> ExitCode {
     // clap ends with 2 where the command line makes no sense.
     let cli = Cli::parse();
     citadel_identity::crypto::install_default();
-    // With large pages it is a little more, that is all.
-    let _ = citadel_runtime::prepare_memory();
     match cli.run() {
         Ok(outcome) => outcome.into(),
         // `citadel … | head -1`: whoever read has enough.

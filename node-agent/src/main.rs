@@ -8,8 +8,11 @@ use citadel_node_agent::{
     handover::{self, Afterwards},
     passed::Passed,
 };
-use citadel_runtime::{Shutdown, harden, limits, prepare_memory, telemetry};
+use citadel_runtime::{Mimalloc, Shutdown, harden, limits, telemetry, without_huge_pages};
 use clap::Parser as _;
+
+#[global_allocator]
+static ALLOCATOR: Mimalloc = Mimalloc;
 
 /// Exit code for a configuration that can't be used, as `--check-config` has it too.
 const BAD_CONFIG: u8 = 2;
@@ -30,7 +33,7 @@ fn main() -> ExitCode {
     if let Err(error) = harden() {
         tracing::warn!(%error, "this process could not be hardened");
     }
-    if let Err(error) = prepare_memory() {
+    if let Err(error) = without_huge_pages() {
         tracing::debug!(%error, "memory may come in huge pages");
     }
     if let Err(error) = limits::raise_open_files() {

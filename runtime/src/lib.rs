@@ -20,5 +20,5 @@ pub mod tls;
 pub use duration::HumanDuration;
 pub use harden::{HardenError, harden};
 pub use line_limit::LineLimit;
-pub use memory::prepare_memory;
+pub use memory::{Mimalloc, without_huge_pages};
 pub use shutdown::{Shutdown, ShutdownSignal};

@@ -63,6 +63,15 @@ bound_target() {
     fi
 }
 
+# own_target DIR: what a clone in another folder compiled there looks for its files in that one.
+own_target() {
+    local of=$1/clone
+    [ "$(cat "$of" 2>/dev/null)" = "$PWD" ] && return
+    find "$1" -type d -path '*/.fingerprint/citadel-*' -prune -exec rm -rf {} + 2>/dev/null || true
+    mkdir -p "$1"
+    echo "$PWD" >"$of"
+}
+
 # remove_ended_runs: nobody reads what an earlier run of CI left on its machine.
 remove_ended_runs() {
     local pid
