@@ -364,19 +364,9 @@ fn with_issuer(tbs: &[u8], name: Option<&[u8]>) -> Result<Vec<u8>, DerError> {
 }
 
 fn encode(tbs: &[u8], algorithm: SigningAlgorithm, signature: &[u8]) -> Vec<u8> {
-    let algorithm = algorithm.identifier();
-    // A BIT STRING says how many of its last bits are none: 0.
-    let bits = 1 + signature.len();
-    let length = tbs.len() + der::size(algorithm.len()) + der::size(bits);
-    let mut out = Vec::with_capacity(der::size(length));
-    der::header(&mut out, der::SEQUENCE, length);
-    out.extend_from_slice(tbs);
-    der::header(&mut out, der::SEQUENCE, algorithm.len());
-    out.extend_from_slice(algorithm);
-    der::header(&mut out, der::BIT_STRING, bits);
-    out.push(0);
-    out.extend_from_slice(signature);
-    out
+    let algorithm = der::value(der::SEQUENCE, &[algorithm.identifier()]);
+    let signature = der::value(der::BIT_STRING, &[&[0], signature]);
+    der::value(der::SEQUENCE, &[tbs, &algorithm, &signature])
 }
 
 /// Takes what rcgen wants signed, and signs nothing.

@@ -9,7 +9,7 @@ use nix::{errno::Errno, sys::prctl};
 ///
 /// The `mimalloc` crate asks for aligned memory whatever the alignment is, and of that mimalloc
 /// has no short way unless the size is a power of two: it takes more than it needs and looks for
-/// the aligned place in it. That was a tenth of the CPU of an issuance.
+/// the aligned place in it (`docs/performance.md` has what that cost).
 ///
 /// C libraries keep the `malloc` that they have: in its place mimalloc does not get along with
 /// libraries that are loaded before it and answer for the clock.

@@ -1,6 +1,6 @@
 //! Who administers: auditors read, operators change.
 
-use std::{collections::HashSet, pin::pin};
+use std::collections::HashSet;
 
 use citadel_runtime::tls::PeerInfo;
 use time::OffsetDateTime;
@@ -45,30 +45,26 @@ impl AdminAccess {
     ) -> Result<String, Status> {
         let credentials = credentials_of(peer, metadata);
         front
-            .serve(
-                rpc,
-                &credentials,
-                pin!(async {
-                    let caller = front
-                        .caller(&credentials, OffsetDateTime::now_utc())
-                        .await?;
-                    if let Some(named) = self.named(role, &caller) {
-                        return Ok(named);
-                    }
-                    Err(match role {
-                        AdminRole::Auditor => Refusal::new(
-                            Code::PermissionDenied,
-                            "the caller has no administrator's role",
-                            "the caller is named neither in admin.auditor nor in admin.operator",
-                        ),
-                        AdminRole::Operator => Refusal::new(
-                            Code::PermissionDenied,
-                            "the caller has no operator's role",
-                            "the caller is not named in admin.operator",
-                        ),
-                    })
-                }),
-            )
+            .serve(rpc, &credentials, async {
+                let caller = front
+                    .caller(&credentials, OffsetDateTime::now_utc())
+                    .await?;
+                if let Some(named) = self.named(role, &caller) {
+                    return Ok(named);
+                }
+                Err(match role {
+                    AdminRole::Auditor => Refusal::new(
+                        Code::PermissionDenied,
+                        "the caller has no administrator's role",
+                        "the caller is named neither in admin.auditor nor in admin.operator",
+                    ),
+                    AdminRole::Operator => Refusal::new(
+                        Code::PermissionDenied,
+                        "the caller has no operator's role",
+                        "the caller is not named in admin.operator",
+                    ),
+                })
+            })
             .await
     }
 

@@ -1,9 +1,6 @@
 //! `citadel.v1.AgentService`: for node agents alone.
 
-use std::{
-    pin::{Pin, pin},
-    time::Duration,
-};
+use std::{pin::Pin, time::Duration};
 
 use citadel_identity::limits;
 use citadel_proto::v1::{self, agent_service_server::AgentService, issue_item::Subject};
@@ -65,60 +62,56 @@ impl AgentService for AgentApi {
         } = request.into_inner();
         let front = &self.0;
         front
-            .serve(
-                ATTEST,
-                &credentials,
-                pin!(async {
-                    let now = OffsetDateTime::now_utc();
-                    front.metrics.csrs(1);
-                    let caller = match (&join_token, &certificate) {
-                        (None, None) => front.caller(&credentials, now).await?,
-                        (None, Some(certificate)) => {
-                            let scheme = u16::try_from(certificate.signature_scheme);
-                            let presented = PresentedCertificate {
-                                chain: &certificate.chain,
-                                challenge,
-                                scheme: scheme.unwrap_or_default(),
-                                signature: &certificate.signature,
-                                csr: &csr,
-                            };
-                            let authenticator = &front.authenticator;
-                            let joining =
-                                authenticator.join_by_certificate(&credentials, presented, now);
-                            front.authenticated(pin!(joining)).await?
-                        }
-                        (Some(_), Some(_)) => {
-                            return Err(Refusal::invalid(
-                                "join_token and certificate: present one of the two",
-                            ));
-                        }
-                        (Some(token), None) => {
-                            let presented = PresentedToken {
-                                id: &token.id,
-                                secret: &token.secret,
-                                csr: &csr,
-                            };
-                            let joining = front.authenticator.join(&credentials, presented, now);
-                            front.authenticated(pin!(joining)).await?
-                        }
-                    };
-                    let item = Item {
-                        ask: Ask::AgentIdentity,
-                        wish: Wish::default(),
-                        csr,
-                    };
-                    let svid = front
-                        .issuance
-                        .issue(&caller, &item, now)
-                        .await
-                        .map_err(|error| Refusal::from(error).of(&caller))?;
-                    Ok(Response::new(v1::AttestAgentResponse {
-                        svid: Some(front.svid(&svid)),
-                        bundles: front.bundles(),
-                        server_time_ms: now_ms(),
-                    }))
-                }),
-            )
+            .serve(ATTEST, &credentials, async {
+                let now = OffsetDateTime::now_utc();
+                front.metrics.csrs(1);
+                let caller = match (&join_token, &certificate) {
+                    (None, None) => front.caller(&credentials, now).await?,
+                    (None, Some(certificate)) => {
+                        let scheme = u16::try_from(certificate.signature_scheme);
+                        let presented = PresentedCertificate {
+                            chain: &certificate.chain,
+                            challenge,
+                            scheme: scheme.unwrap_or_default(),
+                            signature: &certificate.signature,
+                            csr: &csr,
+                        };
+                        let authenticator = &front.authenticator;
+                        let joining =
+                            authenticator.join_by_certificate(&credentials, presented, now);
+                        front.authenticated(joining).await?
+                    }
+                    (Some(_), Some(_)) => {
+                        return Err(Refusal::invalid(
+                            "join_token and certificate: present one of the two",
+                        ));
+                    }
+                    (Some(token), None) => {
+                        let presented = PresentedToken {
+                            id: &token.id,
+                            secret: &token.secret,
+                            csr: &csr,
+                        };
+                        let joining = front.authenticator.join(&credentials, presented, now);
+                        front.authenticated(joining).await?
+                    }
+                };
+                let item = Item {
+                    ask: Ask::AgentIdentity,
+                    wish: Wish::default(),
+                    csr,
+                };
+                let svid = front
+                    .issuance
+                    .issue(&caller, &item, now)
+                    .await
+                    .map_err(|error| Refusal::from(error).of(&caller))?;
+                Ok(Response::new(v1::AttestAgentResponse {
+                    svid: Some(front.svid(&svid)),
+                    bundles: front.bundles(),
+                    server_time_ms: now_ms(),
+                }))
+            })
             .await
     }
 
@@ -129,14 +122,10 @@ impl AgentService for AgentApi {
         let credentials = credentials(&request)?;
         let peer = peer_of(request.extensions())?.clone();
         self.0
-            .serve(
-                CHALLENGE,
-                &credentials,
-                pin!(async {
-                    let challenge = peer.new_challenge().to_vec();
-                    Ok(Response::new(v1::GetChallengeResponse { challenge }))
-                }),
-            )
+            .serve(CHALLENGE, &credentials, async {
+                let challenge = peer.new_challenge().to_vec();
+                Ok(Response::new(v1::GetChallengeResponse { challenge }))
+            })
             .await
     }
 
@@ -148,24 +137,20 @@ impl AgentService for AgentApi {
         let items = request.into_inner().items;
         let front = &self.0;
         front
-            .serve(
-                ISSUE,
-                &credentials,
-                pin!(async {
-                    let now = OffsetDateTime::now_utc();
-                    front.metrics.csrs(items.len());
-                    if items.len() > MAX_BATCH_ITEMS {
-                        return Err(Refusal::invalid(format!(
-                            "items: {} are too many, send at most {MAX_BATCH_ITEMS}",
-                            items.len()
-                        )));
-                    }
-                    let caller = self.agent(&credentials, now).await?;
-                    Ok(Response::new(
-                        self.issue_items(&credentials, &caller, items, now).await,
-                    ))
-                }),
-            )
+            .serve(ISSUE, &credentials, async {
+                let now = OffsetDateTime::now_utc();
+                front.metrics.csrs(items.len());
+                if items.len() > MAX_BATCH_ITEMS {
+                    return Err(Refusal::invalid(format!(
+                        "items: {} are too many, send at most {MAX_BATCH_ITEMS}",
+                        items.len()
+                    )));
+                }
+                let caller = self.agent(&credentials, now).await?;
+                Ok(Response::new(
+                    self.issue_items(&credentials, &caller, items, now).await,
+                ))
+            })
             .await
     }
 
@@ -178,11 +163,9 @@ impl AgentService for AgentApi {
         let credentials = credentials(&request)?;
         let front = self.0.clone();
         let caller = front
-            .serve(
-                ENTRIES,
-                &credentials,
-                pin!(async { self.agent(&credentials, OffsetDateTime::now_utc()).await }),
-            )
+            .serve(ENTRIES, &credentials, async {
+                self.agent(&credentials, OffsetDateTime::now_utc()).await
+            })
             .await?;
         let mut registered = front.issuance.policy().follow();
         registered.mark_changed();
@@ -222,33 +205,29 @@ impl AgentService for AgentApi {
         let report = request.into_inner().report;
         let front = &self.0;
         front
-            .serve(
-                REPORT,
-                &credentials,
-                pin!(async {
-                    let now = OffsetDateTime::now_utc();
-                    let caller = self.agent(&credentials, now).await?;
-                    let Role::Agent { cluster, node } = &caller.role else {
-                        return Err(Refusal::no_agent().of(&caller));
-                    };
-                    let node = (cluster.clone(), node.name.clone());
-                    front
-                        .holders
-                        .note(node, report, now)
-                        .map_err(|error| match error {
-                            ReportError::Full => Refusal::new(
-                                Code::ResourceExhausted,
-                                error.to_string(),
-                                "a report of one node more than are kept",
-                            ),
-                            _ => Refusal::invalid(error.to_string()),
-                        })
-                        .map_err(|refusal| refusal.of(&caller))?;
-                    Ok(Response::new(v1::ReportHoldersResponse {
-                        server_time_ms: now_ms(),
-                    }))
-                }),
-            )
+            .serve(REPORT, &credentials, async {
+                let now = OffsetDateTime::now_utc();
+                let caller = self.agent(&credentials, now).await?;
+                let Role::Agent { cluster, node } = &caller.role else {
+                    return Err(Refusal::no_agent().of(&caller));
+                };
+                let node = (cluster.clone(), node.name.clone());
+                front
+                    .holders
+                    .note(node, report, now)
+                    .map_err(|error| match error {
+                        ReportError::Full => Refusal::new(
+                            Code::ResourceExhausted,
+                            error.to_string(),
+                            "a report of one node more than are kept",
+                        ),
+                        _ => Refusal::invalid(error.to_string()),
+                    })
+                    .map_err(|refusal| refusal.of(&caller))?;
+                Ok(Response::new(v1::ReportHoldersResponse {
+                    server_time_ms: now_ms(),
+                }))
+            })
             .await
     }
 
@@ -261,11 +240,9 @@ impl AgentService for AgentApi {
         let credentials = credentials(&request)?;
         let front = self.0.clone();
         front
-            .serve(
-                BUNDLES,
-                &credentials,
-                pin!(async { self.agent(&credentials, OffsetDateTime::now_utc()).await }),
-            )
+            .serve(BUNDLES, &credentials, async {
+                self.agent(&credentials, OffsetDateTime::now_utc()).await
+            })
             .await?;
         let mut bundles = front.bundles.clone();
         bundles.mark_changed();

@@ -1,25 +1,22 @@
 //! What every service does first: credentials, a turn in the queue, and one log line for each
 //! refusal. The deadline is the gate's.
 
-use std::{
-    future::Future,
-    pin::{Pin, pin},
-    sync::Arc,
-    time::Duration,
-};
+use std::{future::Future, pin::pin, sync::Arc, time::Duration};
 
 use citadel_identity::{
     bundle::{Bundle, BundleSet},
     crypto, template,
 };
 use citadel_proto::v1;
-use citadel_runtime::{ShutdownSignal, tls::PeerInfo};
+use citadel_runtime::{ShutdownSignal, grpc::Call, tls::PeerInfo};
+use http::Request;
+use prost::Message;
 use rustls::pki_types::CertificateDer;
 use time::OffsetDateTime;
 use tokio::sync::watch;
-use tonic::{Extensions, Request, Status, metadata::MetadataMap};
+use tonic::{Extensions, Status, body::Body, metadata::MetadataMap};
 
-use super::{refusal::Refusal, refusals::Refusals};
+use super::{MAX_SINGLE_REQUEST, refusal::Refusal, refusals::Refusals};
 use crate::{
     admission::{Admission, Lane},
     authn::{Authenticator, AuthnError, Credentials},
@@ -74,13 +71,14 @@ impl Front {
         Self(Arc::new(parts))
     }
 
-    /// Serves one request: waits for a turn, counts, and logs a refusal. The work is the caller's
-    /// to pin: a future that is handed on is kept twice by each that takes it.
+    /// Serves one request: waits for a turn, counts, and logs a refusal. Work that is asked for
+    /// most is better pinned by its caller: a future that is handed on is kept twice by each that
+    /// takes it.
     pub(super) async fn serve<T>(
         &self,
         rpc: &'static str,
         credentials: &Credentials,
-        work: Pin<&mut impl Future<Output = Result<T, Refusal>>>,
+        work: impl Future<Output = Result<T, Refusal>>,
     ) -> Result<T, Status> {
         let admitted = async {
             let turn = self.admission.enter(credentials.lane.clone()).await;
@@ -123,7 +121,7 @@ impl Front {
     /// Times and counts an authentication.
     pub(super) async fn authenticated(
         &self,
-        work: Pin<&mut impl Future<Output = Result<Caller, AuthnError>>>,
+        work: impl Future<Output = Result<Caller, AuthnError>>,
     ) -> Result<Caller, Refusal> {
         let timer = self.metrics.stage(Stage::Authenticate);
         match work.await {
@@ -203,11 +201,21 @@ pub(super) fn to_bundles(set: &BundleSet) -> Vec<v1::TrustBundle> {
 
 /// What a request presents. A second `authorization` header, or one that is no bearer
 /// token, counts as no token.
-pub(super) fn credentials<T>(request: &Request<T>) -> Result<Credentials, Status> {
+pub(super) fn credentials<T>(request: &tonic::Request<T>) -> Result<Credentials, Status> {
     Ok(credentials_of(
         peer_of(request.extensions())?,
         request.metadata(),
     ))
+}
+
+/// The one message of a call that issues one certificate, and what the call presents.
+pub(super) async fn single<M: Message + Default>(
+    request: Request<Body>,
+) -> Result<(Credentials, M), Status> {
+    // The gate counts what is held of it.
+    let mut call = Call::new(request, MAX_SINGLE_REQUEST, None)?;
+    let credentials = credentials_of(peer_of(&call.extensions)?, &call.metadata);
+    Ok((credentials, call.requests.only().await?))
 }
 
 /// Who is at the other end of the request's connection.

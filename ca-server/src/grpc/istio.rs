@@ -7,15 +7,14 @@ use citadel_proto::istio::{
     IstioCertificateRequest, IstioCertificateResponse,
     istio_certificate_service_server::SERVICE_NAME,
 };
-use citadel_runtime::grpc::{self, Call, Handler};
+use citadel_runtime::grpc::{self, Handler};
 use http::{Request, Response};
 use prost_types::value::Kind;
 use time::OffsetDateTime;
 use tonic::{Status, body::Body};
 
 use super::{
-    MAX_SINGLE_REQUEST,
-    front::{Front, credentials_of, peer_of},
+    front::{Front, single},
     refusal::Refusal,
 };
 use crate::{
@@ -51,10 +50,7 @@ impl IstioApi {
         &self,
         request: Request<Body>,
     ) -> Result<IstioCertificateResponse, Status> {
-        let mut call = Call::<IstioCertificateRequest>::new(request, MAX_SINGLE_REQUEST, None)?;
-        let credentials = credentials_of(peer_of(&call.extensions)?, &call.metadata);
-        let request = call.requests.only().await?;
-        drop(call);
+        let (credentials, request) = single::<IstioCertificateRequest>(request).await?;
         let front = &self.front;
         front
             .serve(

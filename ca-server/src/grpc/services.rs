@@ -5,7 +5,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use citadel_runtime::grpc::{Handler, Served};
+use citadel_runtime::grpc::{self, Handler, Served};
 use futures::{FutureExt as _, future::BoxFuture};
 use http::{Request, Response};
 use tonic::{body::Body, service::Routes};
@@ -35,10 +35,9 @@ impl Service<Request<Body>> for Services {
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let path = request.uri().path().trim_start_matches('/');
-        match path.split('/').next() {
-            Some(WorkloadApi::NAME) => self.workloads.call(request),
-            Some(IstioApi::NAME) => self.istio.call(request),
+        match grpc::service(&request) {
+            WorkloadApi::NAME => self.workloads.call(request),
+            IstioApi::NAME => self.istio.call(request),
             _ => self.others.call(request).boxed(),
         }
     }

@@ -3,14 +3,13 @@
 use std::pin::pin;
 
 use citadel_proto::v1::{self, workload_service_server::SERVICE_NAME};
-use citadel_runtime::grpc::{self, Call, Handler};
+use citadel_runtime::grpc::{self, Handler};
 use http::{Request, Response};
 use time::OffsetDateTime;
 use tonic::{Status, body::Body};
 
 use super::{
-    MAX_SINGLE_REQUEST,
-    front::{Front, credentials_of, now_ms, peer_of},
+    front::{Front, now_ms, single},
     refusal::Refusal,
 };
 use crate::{
@@ -37,10 +36,7 @@ impl Handler for WorkloadApi {
 
 impl WorkloadApi {
     async fn issue_svid(&self, request: Request<Body>) -> Result<v1::IssueSvidResponse, Status> {
-        let mut call = Call::<v1::IssueSvidRequest>::new(request, MAX_SINGLE_REQUEST, None)?;
-        let credentials = credentials_of(peer_of(&call.extensions)?, &call.metadata);
-        let request = call.requests.only().await?;
-        drop(call);
+        let (credentials, request) = single::<v1::IssueSvidRequest>(request).await?;
         let front = &self.0;
         front
             .serve(

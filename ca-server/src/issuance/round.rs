@@ -149,8 +149,10 @@ mod tests {
     }
 
     fn holds(signed: &Signed, spki: &[u8]) -> bool {
-        let certificate = &signed.certificate;
-        certificate.windows(spki.len()).any(|part| part == spki)
+        signed
+            .certificate()
+            .windows(spki.len())
+            .any(|part| part == spki)
     }
 
     #[tokio::test]

@@ -138,13 +138,7 @@ impl Issuance {
                     signed.push(one);
                     places.push(place);
                 }
-                Err(error) => {
-                    let error = ItemError::from(error);
-                    self.not_signed(&error);
-                    if let Some(slot) = results.get_mut(place) {
-                        *slot = Some(Err(error));
-                    }
-                }
+                Err(error) => self.fail(&mut results, place, error.into()),
             }
             if signed.len() % IN_A_ROW == IN_A_ROW - 1 {
                 tokio::task::yield_now().await;
@@ -162,11 +156,7 @@ impl Issuance {
                 Err(error) => {
                     let error = Arc::new(error);
                     for place in places {
-                        let error = ItemError::Issuance(error.clone());
-                        self.not_signed(&error);
-                        if let Some(slot) = results.get_mut(place) {
-                            *slot = Some(Err(error));
-                        }
+                        self.fail(&mut results, place, ItemError::Issuance(error.clone()));
                     }
                 }
             }
@@ -202,6 +192,14 @@ impl Issuance {
         let recorded = Signed::record(signed, &self.line.issuer, self.line.store.as_ref()).await?;
         timer.end();
         Ok(recorded)
+    }
+
+    /// An item that was prepared gets nothing.
+    fn fail(&self, results: &mut [Option<Release>], place: usize, error: ItemError) {
+        self.not_signed(&error);
+        if let Some(slot) = results.get_mut(place) {
+            *slot = Some(Err(error));
+        }
     }
 
     /// Counts a CSR that was not signed. A denial is not the CSR's fault: Istio counts none.

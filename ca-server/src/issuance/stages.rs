@@ -51,7 +51,7 @@ pub struct Intended {
 #[derive(Debug)]
 pub struct Signed {
     template: Template,
-    pub(super) certificate: Vec<u8>,
+    certificate: Vec<u8>,
 }
 
 /// Durable in the log.
@@ -222,6 +222,11 @@ impl Signed {
             .zip(indexes)
             .map(|(signed, index)| Recorded { signed, index })
             .collect())
+    }
+
+    #[cfg(test)]
+    pub(super) fn certificate(&self) -> &[u8] {
+        &self.certificate
     }
 
     fn entry(&self, issuer: &Issuer) -> NewEntry {

@@ -56,6 +56,13 @@ pub struct Call<M> {
     pub requests: Requests<M>,
 }
 
+/// The name of the RPC's service; nothing where the path is not `/service/method`.
+pub fn service(request: &Request<Body>) -> &str {
+    let path = request.uri().path().rsplit_once('/');
+    path.and_then(|(service, _)| service.strip_prefix('/'))
+        .unwrap_or("")
+}
+
 /// The RPC's name, without its service.
 pub fn method(request: &Request<Body>) -> &str {
     let path = request.uri().path().rsplit_once('/');

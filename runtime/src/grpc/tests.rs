@@ -193,3 +193,18 @@ fn an_answer_is_its_messages_and_how_it_ended() {
     assert_eq!(status, "14");
     assert_eq!(message.as_deref(), Some("the%20agent%20ends"));
 }
+
+#[test]
+fn a_path_names_a_service_and_its_method_and_nothing_else() {
+    for (path, names) in [
+        ("/a.Service/Method", ("a.Service", "Method")),
+        ("/a.Service/x/Method", ("a.Service/x", "Method")),
+        ("//a.Service/Method", ("/a.Service", "Method")),
+        ("/Method", ("", "Method")),
+        ("/", ("", "")),
+    ] {
+        let mut request = Request::new(Body::empty());
+        *request.uri_mut() = http::Uri::from_static(path);
+        assert_eq!((service(&request), method(&request)), names, "{path}");
+    }
+}

@@ -146,6 +146,7 @@ impl PeerInfo {
 
     /// To be called for each request: a connection without a client certificate is closed
     /// once none has begun for [`super::ConnectionLimits::idle`].
+    ///
     /// The answer is not to be written alone while other requests wait for theirs: to be dropped
     /// when it is ready.
     pub fn request_began(&self) -> Unanswered {
