@@ -8,13 +8,14 @@ use spiffe::{SpiffeId, TrustDomain};
 use thiserror::Error;
 use time::OffsetDateTime;
 use x509_parser::asn1_rs::{Any, FromDer as _, Tag};
-use x509_parser::certificate::X509Certificate;
-use x509_parser::extensions::{GeneralName, KeyUsage, ParsedExtension, X509Extension};
+use x509_parser::certificate::{X509Certificate, X509CertificateParser};
+use x509_parser::extensions::{
+    AuthorityKeyIdentifier, BasicConstraints, ExtendedKeyUsage, GeneralName, KeyIdentifier,
+    KeyUsage, SubjectAlternativeName,
+};
+use x509_parser::nom::Parser as _;
 use x509_parser::oid_registry::{
     OID_PKCS1_SHA256WITHRSA, OID_SIG_ECDSA_WITH_SHA256, OID_SIG_ECDSA_WITH_SHA384,
-    OID_X509_EXT_AUTHORITY_KEY_IDENTIFIER, OID_X509_EXT_BASIC_CONSTRAINTS,
-    OID_X509_EXT_EXTENDED_KEY_USAGE, OID_X509_EXT_KEY_USAGE, OID_X509_EXT_SUBJECT_ALT_NAME,
-    OID_X509_EXT_SUBJECT_KEY_IDENTIFIER, Oid,
 };
 use x509_parser::x509::X509Version;
 
@@ -23,7 +24,9 @@ use crate::limits;
 use crate::profile::SvidUse;
 use crate::spki;
 
+mod extensions;
 mod rule;
+use extensions::{Extension, Extensions};
 pub use rule::Rule;
 
 /// What a certificate is held against.
@@ -79,7 +82,8 @@ pub fn lint(certificate: &[u8], context: &LintContext<'_>) -> Result<(), LintErr
         context,
         broken: Vec::new(),
     };
-    match X509Certificate::from_der(certificate) {
+    let mut parser = X509CertificateParser::new().with_deep_parse_extensions(false);
+    match parser.parse(certificate) {
         Ok((rest, parsed)) => {
             linter.demand(
                 Rule::NothingBehind,
@@ -205,71 +209,59 @@ impl Linter<'_> {
     }
 
     fn extensions(&mut self, certificate: &X509Certificate<'_>) {
-        let extensions = certificate.extensions();
-        if extensions
-            .iter()
-            .any(|extension| extension.parsed_extension().error().is_some())
-        {
-            // What the others say is of no interest any more.
-            return self.demand(Rule::MalformedExtension, false);
-        }
-        for (at, extension) in extensions.iter().enumerate() {
-            let duplicate = extensions[..at]
-                .iter()
-                .any(|earlier| earlier.oid == extension.oid);
-            self.demand(Rule::DuplicateExtension, !duplicate);
-            if !EXPECTED.contains(&&extension.oid) {
-                let rule = if extension.critical {
-                    Rule::UnknownCritical
-                } else {
-                    Rule::UnexpectedExtension
-                };
-                self.demand(rule, false);
+        let mut extensions = Extensions::default();
+        for extension in certificate.extensions() {
+            match extensions.add(extension) {
+                Ok(()) => {}
+                // What the others say is of no interest any more.
+                Err(Rule::MalformedExtension) => {
+                    return self.demand(Rule::MalformedExtension, false);
+                }
+                Err(rule) => self.demand(rule, false),
             }
         }
-        let find = |oid: &Oid<'_>| extensions.iter().find(|extension| extension.oid == *oid);
         let empty_subject = certificate.subject().iter().next().is_none();
-        self.names(find(&OID_X509_EXT_SUBJECT_ALT_NAME), empty_subject);
-        self.constraints_and_usage(
-            find(&OID_X509_EXT_BASIC_CONSTRAINTS),
-            find(&OID_X509_EXT_KEY_USAGE),
-        );
+        self.names(extensions.names.as_ref(), empty_subject);
+        self.constraints_and_usage(extensions.constraints.as_ref(), extensions.usage.as_ref());
         if matches!(self.context.subject, LintSubject::Leaf { .. }) {
-            self.purposes(find(&OID_X509_EXT_EXTENDED_KEY_USAGE));
+            self.purposes(extensions.purposes.as_ref());
         }
         self.key_ids(
-            find(&OID_X509_EXT_SUBJECT_KEY_IDENTIFIER),
-            find(&OID_X509_EXT_AUTHORITY_KEY_IDENTIFIER),
+            extensions.subject_key_id.as_ref(),
+            extensions.authority_key_id.as_ref(),
             certificate.subject().as_raw() == certificate.issuer().as_raw(),
         );
     }
 
-    fn names(&mut self, extension: Option<&X509Extension<'_>>, empty_subject: bool) {
-        let names = match extension.map(X509Extension::parsed_extension) {
-            Some(ParsedExtension::SubjectAlternativeName(san)) => san.general_names.as_slice(),
-            _ => &[],
-        };
-        let critical = extension.is_some_and(|extension| extension.critical);
+    fn names(
+        &mut self,
+        extension: Option<&Extension<SubjectAlternativeName<'_>>>,
+        empty_subject: bool,
+    ) {
+        let names = extension.map_or(&[][..], |san| san.value.general_names.as_slice());
+        let critical = extension.is_some_and(|san| san.critical);
         self.demand(Rule::SanCritical, critical || !empty_subject);
-        let mut uris = Vec::new();
-        let mut dns_names = Vec::new();
-        for name in names {
-            match name {
-                GeneralName::URI(uri) => uris.push(*uri),
-                GeneralName::DNSName(name) => dns_names.push(*name),
-                _ => self.demand(Rule::OtherNames, false),
-            }
+        let mut uris = names.iter().filter_map(|name| match name {
+            GeneralName::URI(uri) => Some(*uri),
+            _ => None,
+        });
+        match (uris.next(), uris.next()) {
+            (Some(uri), None) => self.id(uri),
+            _ => self.demand(Rule::OneUri, false),
         }
-        self.demand(Rule::OneUri, uris.len() == 1);
-        if let [uri] = uris.as_slice() {
-            self.id(uri);
-        }
-        self.dns_names(&dns_names);
+        let others = names
+            .iter()
+            .any(|name| !matches!(name, GeneralName::URI(_) | GeneralName::DNSName(_)));
+        self.demand(Rule::OtherNames, !others);
+        self.dns_names(names.iter().filter_map(|name| match name {
+            GeneralName::DNSName(name) => Some(*name),
+            _ => None,
+        }));
     }
 
     fn id(&mut self, uri: &str) {
         self.demand(Rule::IdLength, uri.len() <= limits::SPIFFE_ID_BYTES);
-        let id = SpiffeId::new(uri).ok().filter(|id| id.to_string() == uri);
+        let id = SpiffeId::new(uri).ok().filter(|id| is_written(id, uri));
         let Some(id) = id else {
             return self.demand(Rule::SpiffeId, false);
         };
@@ -289,8 +281,8 @@ impl Linter<'_> {
         }
     }
 
-    fn dns_names(&mut self, names: &[&str]) {
-        for name in names {
+    fn dns_names<'n>(&mut self, names: impl Iterator<Item = &'n str> + Clone) {
+        for name in names.clone() {
             self.demand(Rule::Wildcard, !name.contains('*'));
             self.demand(Rule::DnsSyntax, is_host_name(&name.replace('*', "x")));
         }
@@ -298,28 +290,17 @@ impl Linter<'_> {
             LintSubject::Leaf { dns_names, .. } => dns_names,
             LintSubject::Authority => &[],
         };
-        let same = names.len() == granted.len()
-            && names
-                .iter()
-                .zip(granted)
-                .all(|(name, granted)| *name == granted.as_str());
-        self.demand(Rule::GrantedDnsNames, same);
+        self.demand(Rule::GrantedDnsNames, names.eq(granted));
     }
 
     fn constraints_and_usage(
         &mut self,
-        constraints: Option<&X509Extension<'_>>,
-        usage: Option<&X509Extension<'_>>,
+        constraints: Option<&Extension<BasicConstraints>>,
+        usage: Option<&Extension<KeyUsage>>,
     ) {
-        let is_ca = match constraints.map(X509Extension::parsed_extension) {
-            Some(ParsedExtension::BasicConstraints(constraints)) => Some(constraints.ca),
-            _ => None,
-        };
+        let is_ca = constraints.map(|extension| extension.value.ca);
         let critical = constraints.is_some_and(|extension| extension.critical);
-        let flags = match usage.map(X509Extension::parsed_extension) {
-            Some(ParsedExtension::KeyUsage(flags)) => Some(flags),
-            _ => None,
-        };
+        let flags = usage.map(|extension| &extension.value);
         self.demand(Rule::KeyUsagePresent, flags.is_some());
         if let Some(usage) = usage {
             self.demand(Rule::KeyUsageCritical, usage.critical);
@@ -345,58 +326,48 @@ impl Linter<'_> {
         }
     }
 
-    fn purposes(&mut self, extension: Option<&X509Extension<'_>>) {
-        let both = match extension.map(X509Extension::parsed_extension) {
-            Some(ParsedExtension::ExtendedKeyUsage(usage)) => {
-                let others = usage.any
-                    || usage.code_signing
-                    || usage.email_protection
-                    || usage.time_stamping
-                    || usage.ocsp_signing
-                    || !usage.other.is_empty();
-                usage.server_auth && usage.client_auth && !others
-            }
-            _ => false,
-        };
+    fn purposes(&mut self, extension: Option<&Extension<ExtendedKeyUsage<'_>>>) {
+        let both = extension.is_some_and(|extension| {
+            let usage = &extension.value;
+            let others = usage.any
+                || usage.code_signing
+                || usage.email_protection
+                || usage.time_stamping
+                || usage.ocsp_signing
+                || !usage.other.is_empty();
+            usage.server_auth && usage.client_auth && !others
+        });
         self.demand(Rule::ServerAndClient, both);
     }
 
     fn key_ids(
         &mut self,
-        subject: Option<&X509Extension<'_>>,
-        authority: Option<&X509Extension<'_>>,
+        subject: Option<&Extension<KeyIdentifier<'_>>>,
+        authority: Option<&Extension<AuthorityKeyIdentifier<'_>>>,
         self_issued: bool,
     ) {
-        let present = subject.is_some_and(|extension| {
-            let id = extension.parsed_extension();
-            let filled =
-                matches!(id, ParsedExtension::SubjectKeyIdentifier(id) if !id.0.is_empty());
-            filled && !extension.critical
-        });
+        let present =
+            subject.is_some_and(|extension| !extension.value.0.is_empty() && !extension.critical);
         self.demand(Rule::SubjectKeyId, present);
-        let same = match authority {
+        let same = authority.map_or(
             // A root need not say who signed it (RFC 5280 section 4.2.1.1).
-            None => self_issued,
-            Some(extension) => match extension.parsed_extension() {
-                ParsedExtension::AuthorityKeyIdentifier(id) => {
-                    let key_id = id.key_identifier.as_ref().map(|id| id.0);
-                    key_id == Some(self.context.issuer.subject_key_id()) && !extension.critical
-                }
-                _ => false,
+            self_issued,
+            |extension| {
+                let key_id = extension.value.key_identifier.as_ref().map(|id| id.0);
+                key_id == Some(self.context.issuer.subject_key_id()) && !extension.critical
             },
-        };
+        );
         self.demand(Rule::AuthorityKeyId, same);
     }
 }
 
-const EXPECTED: &[&Oid<'static>] = &[
-    &OID_X509_EXT_SUBJECT_ALT_NAME,
-    &OID_X509_EXT_BASIC_CONSTRAINTS,
-    &OID_X509_EXT_KEY_USAGE,
-    &OID_X509_EXT_EXTENDED_KEY_USAGE,
-    &OID_X509_EXT_SUBJECT_KEY_IDENTIFIER,
-    &OID_X509_EXT_AUTHORITY_KEY_IDENTIFIER,
-];
+/// Whether it is the ID's own spelling: parsing forgives capital letters in the trust domain.
+fn is_written(id: &SpiffeId, uri: &str) -> bool {
+    let path = uri
+        .strip_prefix("spiffe://")
+        .and_then(|rest| rest.strip_prefix(id.trust_domain().as_str()));
+    path == Some(id.path())
+}
 
 /// `/citadel/agent/<cluster>/<node>` for agents, `/citadel/ca` for the CA, and anything
 /// that does not begin with `/citadel/` for workloads.

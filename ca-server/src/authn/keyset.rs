@@ -105,11 +105,11 @@ impl KeySet {
         let key = self.keys.get(kid).ok_or(VerifyError::NoKey)?;
         if key.algorithm().name() != token.header.alg {
             return Err(VerifyError::Algorithm {
-                alg: token.header.alg.clone(),
+                alg: token.header.alg.clone().into_owned(),
                 kid: kid.to_owned(),
             });
         }
-        key.verify(token.signing_input, &token.signature)
+        key.verify(token.signing_input, token.signature)
             .map_err(|_| VerifyError::Signature(kid.to_owned()))
     }
 }

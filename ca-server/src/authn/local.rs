@@ -35,7 +35,7 @@ impl Authenticator {
                 "the token has critical header extensions",
             ));
         }
-        let issuer = claims.iss.as_str();
+        let issuer = &*claims.iss;
         if self.of_issuer(issuer).next().is_none() {
             // Until every issuer is known nothing can be called foreign.
             join_all(self.without_issuer().map(ClusterHandle::refresh_keys)).await;
@@ -181,11 +181,12 @@ impl Authenticator {
 }
 
 /// Whom verified claims name. `sub` and the private claim must say the same.
-pub(super) fn subject(cluster: &str, claims: Claims) -> Result<Subject, AuthnError> {
+pub(super) fn subject(cluster: &str, claims: &Claims<'_>) -> Result<Subject, AuthnError> {
     let (namespace, account) = claims::split_username(&claims.sub)
         .ok_or_else(|| AuthnError::rejected("the token's subject is no service account"))?;
     let kubernetes = claims
         .kubernetes
+        .as_ref()
         .ok_or_else(|| AuthnError::rejected("the token has no kubernetes.io claim"))?;
     if kubernetes.namespace != namespace || kubernetes.serviceaccount.name != account {
         return Err(AuthnError::rejected(
@@ -195,16 +196,17 @@ pub(super) fn subject(cluster: &str, claims: Claims) -> Result<Subject, AuthnErr
     if kubernetes.serviceaccount.uid.is_empty() {
         return Err(AuthnError::rejected("the token's account has no UID"));
     }
-    let bound = |reference: Option<claims::Reference>| {
+    let bound = |reference: &Option<claims::Reference<'_>>| {
         reference
+            .as_ref()
+            .filter(|reference| !reference.uid.is_empty())
             .map(ObjectRef::from)
-            .filter(|object| !object.uid.is_empty())
     };
     Ok(Subject {
         cluster: cluster.to_owned(),
-        namespace: kubernetes.namespace,
-        account: kubernetes.serviceaccount.into(),
-        pod: bound(kubernetes.pod),
-        node: bound(kubernetes.node),
+        namespace: namespace.to_owned(),
+        account: (&kubernetes.serviceaccount).into(),
+        pod: bound(&kubernetes.pod),
+        node: bound(&kubernetes.node),
     })
 }

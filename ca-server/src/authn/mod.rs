@@ -20,7 +20,12 @@ pub use external::{PresentedCertificate, PresentedToken};
 use rustls::pki_types::CertificateDer;
 use time::OffsetDateTime;
 
-use self::{claims::Claims, client_cert::ProvenChains, local::Verdict, token_review::Reviews};
+use self::{
+    claims::{Claims, ClaimsError},
+    client_cert::ProvenChains,
+    local::Verdict,
+    token_review::Reviews,
+};
 use crate::{
     admission::Lane,
     authz::Policy,
@@ -159,13 +164,14 @@ impl Authenticator {
         address: SocketAddr,
         now: OffsetDateTime,
     ) -> Result<Caller, AuthnError> {
-        let mut parsed =
-            claims::parse(token.expose()).map_err(|e| AuthnError::rejected(e.to_string()))?;
+        let unreadable = |error: ClaimsError| AuthnError::rejected(error.to_string());
+        let parts = claims::Parts::decode(token.expose()).map_err(unreadable)?;
+        let parsed = parts.read().map_err(unreadable)?;
         self.check_cheaply(&parsed.claims, now)?;
         let (cluster, method, subject, token_id) = match self.local(&parsed, cluster_id).await? {
             Verdict::Valid(cluster) => {
-                let token_id = parsed.claims.jti.take();
-                let subject = local::subject(cluster.name(), parsed.claims)?;
+                let token_id = parsed.claims.jti.as_deref().map(ToOwned::to_owned);
+                let subject = local::subject(cluster.name(), &parsed.claims)?;
                 (cluster, Method::Jwks, subject, token_id)
             }
             Verdict::NotMine(reason) => {
@@ -214,7 +220,7 @@ impl Authenticator {
 
     /// What needs no key: audience and times. First, since it keeps floods of plainly bad
     /// tokens cheap.
-    fn check_cheaply(&self, claims: &Claims, now: OffsetDateTime) -> Result<(), AuthnError> {
+    fn check_cheaply(&self, claims: &Claims<'_>, now: OffsetDateTime) -> Result<(), AuthnError> {
         let audience = claims
             .aud
             .single()

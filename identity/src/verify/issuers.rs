@@ -7,7 +7,8 @@ use std::time::Duration;
 use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use webpki::EndEntityCert;
 
-use super::{Path, PathValidity, Search};
+use super::PathValidity;
+use super::path::{Path, Search};
 use crate::bundle::Bundle;
 use crate::crypto;
 
