@@ -1,13 +1,15 @@
 //! The little DER that this crate reads and writes by itself: the frame around
-//! certificates, requests and keys (ITU-T X.690). What is inside a certificate is
-//! x509-parser's job; a frame reader of our own never looks into fields that we
+//! certificates, requests and keys (ITU-T X.690). What is inside a certificate's fields
+//! is x509-parser's job; a frame reader of our own never looks into fields that we
 //! must ignore, so their content can't make it fail.
 
 use thiserror::Error;
 
+const BOOLEAN: u8 = 0x01;
 pub(crate) const INTEGER: u8 = 0x02;
 pub(crate) const BIT_STRING: u8 = 0x03;
 pub(crate) const OCTET_STRING: u8 = 0x04;
+pub(crate) const OBJECT_IDENTIFIER: u8 = 0x06;
 pub(crate) const SEQUENCE: u8 = 0x30;
 /// `[0]`, constructed.
 pub(crate) const CONTEXT_0: u8 = 0xa0;
@@ -27,6 +29,10 @@ pub(crate) enum DerError {
     Integer,
     #[error("a BIT STRING does not hold whole bytes")]
     BitString,
+    #[error("a BOOLEAN is written that is not TRUE")]
+    Boolean,
+    #[error("an IA5String is not ASCII")]
+    Ia5String,
 }
 
 /// One tag, its content, and both with the length between them.
@@ -117,6 +123,17 @@ impl<'a> Reader<'a> {
         match self.expect(BIT_STRING)?.content {
             [0, bytes @ ..] => Ok(bytes),
             _ => Err(DerError::BitString),
+        }
+    }
+
+    /// A BOOLEAN DEFAULT FALSE: DER writes it only where it is TRUE.
+    pub(crate) fn is_true(&mut self) -> Result<bool, DerError> {
+        if self.rest.first() != Some(&BOOLEAN) {
+            return Ok(false);
+        }
+        match self.any()?.content {
+            [0xff] => Ok(true),
+            _ => Err(DerError::Boolean),
         }
     }
 

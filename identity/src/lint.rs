@@ -1,23 +1,16 @@
 //! The linter: its own idea of a good certificate, from the SPIFFE requirements and
-//! RFC 5280. It reads what is about to be signed and shares no code with the profile
-//! that built it.
+//! RFC 5280. It reads what is about to be signed, in strict DER, and shares with the profile
+//! that built it only the reader of one DER value.
 
 use std::time::Duration;
 
+use rustls_pki_types::alg_id;
 use spiffe::{SpiffeId, TrustDomain};
 use thiserror::Error;
 use time::OffsetDateTime;
-use x509_parser::asn1_rs::{Any, FromDer as _, Tag};
-use x509_parser::certificate::{X509Certificate, X509CertificateParser};
-use x509_parser::extensions::{
-    AuthorityKeyIdentifier, BasicConstraints, ExtendedKeyUsage, GeneralName, KeyIdentifier,
-    KeyUsage, SubjectAlternativeName,
-};
-use x509_parser::nom::Parser as _;
-use x509_parser::oid_registry::{
-    OID_PKCS1_SHA256WITHRSA, OID_SIG_ECDSA_WITH_SHA256, OID_SIG_ECDSA_WITH_SHA384,
-};
-use x509_parser::x509::X509Version;
+use x509_parser::asn1_rs::FromDer as _;
+use x509_parser::time::ASN1Time;
+use x509_parser::x509::X509Name;
 
 use crate::issuer::Issuer;
 use crate::limits;
@@ -25,8 +18,10 @@ use crate::profile::SvidUse;
 use crate::spki;
 
 mod extensions;
+mod parts;
 mod rule;
-use extensions::{Extension, Extensions};
+use extensions::{Extension, Extensions, KeyUsage, Name, Names};
+use parts::Parts;
 pub use rule::Rule;
 
 /// What a certificate is held against.
@@ -82,19 +77,14 @@ pub fn lint(certificate: &[u8], context: &LintContext<'_>) -> Result<(), LintErr
         context,
         broken: Vec::new(),
     };
-    let mut parser = X509CertificateParser::new().with_deep_parse_extensions(false);
-    match parser.parse(certificate) {
-        Ok((rest, parsed)) => {
-            linter.demand(
-                Rule::NothingBehind,
-                rest.is_empty() && is_tight(certificate),
-            );
-            linter.frame(&parsed);
-            linter.validity(&parsed);
-            linter.subject_and_key(&parsed);
-            linter.extensions(&parsed);
+    match Parts::read(certificate) {
+        Ok(parts) => {
+            linter.frame(&parts);
+            linter.validity(&parts);
+            linter.subject_and_key(&parts);
+            linter.extensions(&parts);
         }
-        Err(_) => linter.demand(Rule::Parses, false),
+        Err(rule) => linter.demand(rule, false),
     }
     linter.broken.sort_unstable();
     linter.broken.dedup();
@@ -105,30 +95,10 @@ pub fn lint(certificate: &[u8], context: &LintContext<'_>) -> Result<(), LintErr
     }
 }
 
-/// x509-parser does not notice bytes at the end of the outer SEQUENCE, and unique IDs
-/// (RFC 5280 section 4.1.2.8) are none of ours, so the fields are counted: three, and
-/// eight in the part that is signed.
-fn is_tight(certificate: &[u8]) -> bool {
-    let fields = |sequence: &Any<'_>| {
-        let mut rest = sequence.data;
-        let mut count = 0;
-        while !rest.is_empty() {
-            let Ok((after, _)) = Any::from_der(rest) else {
-                return None;
-            };
-            rest = after;
-            count += 1;
-        }
-        Some(count)
-    };
-    let Ok((_, outer)) = Any::from_der(certificate) else {
-        return false;
-    };
-    let Ok((_, tbs)) = Any::from_der(outer.data) else {
-        return false;
-    };
-    outer.tag() == Tag::Sequence && fields(&outer) == Some(3) && fields(&tbs) == Some(8)
-}
+/// The value of a Version field that says 3: INTEGER 2.
+const VERSION_3: &[u8] = &[2, 1, 2];
+/// A name without a single attribute.
+const EMPTY_NAME: &[u8] = &[0x30, 0];
 
 struct Linter<'c> {
     context: &'c LintContext<'c>,
@@ -142,36 +112,43 @@ impl Linter<'_> {
         }
     }
 
-    fn frame(&mut self, certificate: &X509Certificate<'_>) {
-        let tbs = &certificate.tbs_certificate;
-        self.demand(Rule::Version3, tbs.version == X509Version::V3);
-        let serial = certificate.raw_serial();
-        // The sign octet that DER puts before a set top bit counts: 20 octets in all.
-        let positive = serial.first().is_some_and(|first| *first < 0x80)
-            && serial.iter().any(|octet| *octet != 0);
+    fn frame(&mut self, certificate: &Parts<'_>) {
+        self.demand(Rule::Version3, certificate.version == VERSION_3);
+        let serial = certificate.serial;
+        // The sign octet that DER puts before a set top bit, and only there, counts: 20 octets
+        // in all.
+        let positive = matches!(serial, [1..=0x7f, ..] | [0, 0x80..=0xff, ..]);
         self.demand(
             Rule::Serial,
             positive && serial.len() <= limits::SERIAL_OCTETS,
         );
+        let algorithm = certificate.inner_algorithm;
         self.demand(
             Rule::SameAlgorithm,
-            tbs.signature == certificate.signature_algorithm,
+            algorithm == certificate.outer_algorithm,
         );
         let allowed = match self.context.issuer.key_type() {
-            spki::KeyType::P256 => &OID_SIG_ECDSA_WITH_SHA256,
-            spki::KeyType::P384 => &OID_SIG_ECDSA_WITH_SHA384,
-            spki::KeyType::Rsa { .. } => &OID_PKCS1_SHA256WITHRSA,
+            spki::KeyType::P256 => alg_id::ECDSA_SHA256,
+            spki::KeyType::P384 => alg_id::ECDSA_SHA384,
+            spki::KeyType::Rsa { .. } => alg_id::RSA_PKCS1_SHA256,
         };
-        self.demand(Rule::IssuerAlgorithm, tbs.signature.algorithm == *allowed);
+        self.demand(Rule::IssuerAlgorithm, algorithm == allowed.as_ref());
         self.demand(
             Rule::IssuerName,
-            tbs.issuer.as_raw() == self.context.issuer.subject_der(),
+            certificate.issuer == self.context.issuer.subject_der(),
         );
     }
 
-    fn validity(&mut self, certificate: &X509Certificate<'_>) {
-        let not_before = certificate.validity().not_before.to_datetime();
-        let not_after = certificate.validity().not_after.to_datetime();
+    fn validity(&mut self, certificate: &Parts<'_>) {
+        let time = |whole| match ASN1Time::from_der(whole) {
+            Ok(([], time)) => Some(time.to_datetime()),
+            _ => None,
+        };
+        let (Some(not_before), Some(not_after)) =
+            (time(certificate.not_before), time(certificate.not_after))
+        else {
+            return self.demand(Rule::Parses, false);
+        };
         let LintContext {
             issuer,
             max_lifetime,
@@ -195,23 +172,28 @@ impl Linter<'_> {
         self.demand(Rule::NotExpired, not_after > now);
     }
 
-    fn subject_and_key(&mut self, certificate: &X509Certificate<'_>) {
-        let empty = certificate.subject().iter().next().is_none();
-        let spki = certificate.tbs_certificate.subject_pki.raw;
+    fn subject_and_key(&mut self, certificate: &Parts<'_>) {
+        let Parts { subject, spki, .. } = *certificate;
         self.demand(Rule::KeyType, spki::parse(spki).is_ok());
         match self.context.subject {
             LintSubject::Leaf { spki_der, .. } => {
-                self.demand(Rule::EmptySubject, empty);
+                self.demand(Rule::EmptySubject, subject == EMPTY_NAME);
                 self.demand(Rule::GrantedKey, spki == spki_der);
             }
-            LintSubject::Authority => self.demand(Rule::AuthoritySubject, !empty),
+            LintSubject::Authority => {
+                let named = matches!(
+                    X509Name::from_der(subject),
+                    Ok(([], name)) if name.iter().next().is_some()
+                );
+                self.demand(Rule::AuthoritySubject, named);
+            }
         }
     }
 
-    fn extensions(&mut self, certificate: &X509Certificate<'_>) {
+    fn extensions(&mut self, certificate: &Parts<'_>) {
         let mut extensions = Extensions::default();
         for extension in certificate.extensions() {
-            match extensions.add(extension) {
+            match extension.and_then(|extension| extensions.add(&extension)) {
                 Ok(()) => {}
                 // What the others say is of no interest any more.
                 Err(Rule::MalformedExtension) => {
@@ -220,7 +202,7 @@ impl Linter<'_> {
                 Err(rule) => self.demand(rule, false),
             }
         }
-        let empty_subject = certificate.subject().iter().next().is_none();
+        let empty_subject = certificate.subject == EMPTY_NAME;
         self.names(extensions.names.as_ref(), empty_subject);
         self.constraints_and_usage(extensions.constraints.as_ref(), extensions.usage.as_ref());
         if matches!(self.context.subject, LintSubject::Leaf { .. }) {
@@ -229,32 +211,26 @@ impl Linter<'_> {
         self.key_ids(
             extensions.subject_key_id.as_ref(),
             extensions.authority_key_id.as_ref(),
-            certificate.subject().as_raw() == certificate.issuer().as_raw(),
+            certificate.subject == certificate.issuer,
         );
     }
 
-    fn names(
-        &mut self,
-        extension: Option<&Extension<SubjectAlternativeName<'_>>>,
-        empty_subject: bool,
-    ) {
-        let names = extension.map_or(&[][..], |san| san.value.general_names.as_slice());
+    fn names(&mut self, extension: Option<&Extension<Names<'_>>>, empty_subject: bool) {
+        let names = extension.map_or_else(Names::default, |san| san.value);
         let critical = extension.is_some_and(|san| san.critical);
         self.demand(Rule::SanCritical, critical || !empty_subject);
         let mut uris = names.iter().filter_map(|name| match name {
-            GeneralName::URI(uri) => Some(*uri),
+            Name::Uri(uri) => Some(uri),
             _ => None,
         });
         match (uris.next(), uris.next()) {
             (Some(uri), None) => self.id(uri),
             _ => self.demand(Rule::OneUri, false),
         }
-        let others = names
-            .iter()
-            .any(|name| !matches!(name, GeneralName::URI(_) | GeneralName::DNSName(_)));
+        let others = names.iter().any(|name| matches!(name, Name::Other));
         self.demand(Rule::OtherNames, !others);
         self.dns_names(names.iter().filter_map(|name| match name {
-            GeneralName::DNSName(name) => Some(*name),
+            Name::Dns(name) => Some(name),
             _ => None,
         }));
     }
@@ -295,66 +271,54 @@ impl Linter<'_> {
 
     fn constraints_and_usage(
         &mut self,
-        constraints: Option<&Extension<BasicConstraints>>,
+        constraints: Option<&Extension<bool>>,
         usage: Option<&Extension<KeyUsage>>,
     ) {
-        let is_ca = constraints.map(|extension| extension.value.ca);
+        let is_ca = constraints.map(|extension| extension.value);
         let critical = constraints.is_some_and(|extension| extension.critical);
-        let flags = usage.map(|extension| &extension.value);
-        self.demand(Rule::KeyUsagePresent, flags.is_some());
+        self.demand(Rule::KeyUsagePresent, usage.is_some());
         if let Some(usage) = usage {
             self.demand(Rule::KeyUsageCritical, usage.critical);
         }
-        let signs = flags.is_some_and(KeyUsage::key_cert_sign);
+        let has = |bits| usage.is_some_and(|usage| usage.value.has(bits));
+        let signs = has(KeyUsage::KEY_CERT_SIGN);
         match self.context.subject {
             LintSubject::Authority => {
                 self.demand(Rule::AuthorityCa, is_ca == Some(true) && critical && signs);
             }
             LintSubject::Leaf { .. } => {
                 self.demand(Rule::LeafNotCa, is_ca == Some(false) && critical);
-                let Some(flags) = flags else { return };
-                self.demand(Rule::LeafDigitalSignature, flags.digital_signature());
-                self.demand(Rule::LeafNoSigning, !signs && !flags.crl_sign());
-                let others = flags.non_repudiation()
-                    || flags.key_encipherment()
-                    || flags.data_encipherment()
-                    || flags.key_agreement()
-                    || flags.encipher_only()
-                    || flags.decipher_only();
+                let of_a_ca = KeyUsage::KEY_CERT_SIGN | KeyUsage::CRL_SIGN;
+                if usage.is_some() {
+                    let signature = has(KeyUsage::DIGITAL_SIGNATURE);
+                    self.demand(Rule::LeafDigitalSignature, signature);
+                }
+                self.demand(Rule::LeafNoSigning, !has(of_a_ca));
+                let others = has(!(KeyUsage::DIGITAL_SIGNATURE | of_a_ca));
                 self.demand(Rule::LeafNoOtherUsage, !others);
             }
         }
     }
 
-    fn purposes(&mut self, extension: Option<&Extension<ExtendedKeyUsage<'_>>>) {
-        let both = extension.is_some_and(|extension| {
-            let usage = &extension.value;
-            let others = usage.any
-                || usage.code_signing
-                || usage.email_protection
-                || usage.time_stamping
-                || usage.ocsp_signing
-                || !usage.other.is_empty();
-            usage.server_auth && usage.client_auth && !others
-        });
+    fn purposes(&mut self, extension: Option<&Extension<bool>>) {
+        let both = extension.is_some_and(|extension| extension.value);
         self.demand(Rule::ServerAndClient, both);
     }
 
     fn key_ids(
         &mut self,
-        subject: Option<&Extension<KeyIdentifier<'_>>>,
-        authority: Option<&Extension<AuthorityKeyIdentifier<'_>>>,
+        subject: Option<&Extension<&[u8]>>,
+        authority: Option<&Extension<Option<&[u8]>>>,
         self_issued: bool,
     ) {
         let present =
-            subject.is_some_and(|extension| !extension.value.0.is_empty() && !extension.critical);
+            subject.is_some_and(|extension| !extension.value.is_empty() && !extension.critical);
         self.demand(Rule::SubjectKeyId, present);
         let same = authority.map_or(
             // A root need not say who signed it (RFC 5280 section 4.2.1.1).
             self_issued,
             |extension| {
-                let key_id = extension.value.key_identifier.as_ref().map(|id| id.0);
-                key_id == Some(self.context.issuer.subject_key_id()) && !extension.critical
+                extension.value == Some(self.context.issuer.subject_key_id()) && !extension.critical
             },
         );
         self.demand(Rule::AuthorityKeyId, same);

@@ -63,7 +63,10 @@ fn strip_zeros(bytes: &[u8]) -> &[u8] {
 
 impl fmt::Display for Serial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&hex::encode(&self.0))
+        let mut hex = [0; 2 * limits::SERIAL_OCTETS];
+        let hex = hex.get_mut(..2 * self.0.len()).ok_or(fmt::Error)?;
+        hex::encode_to_slice(&self.0, hex).map_err(|_| fmt::Error)?;
+        f.write_str(str::from_utf8(hex).map_err(|_| fmt::Error)?)
     }
 }
 

@@ -3,7 +3,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use crate::admission::Lane;
@@ -42,7 +45,7 @@ struct Held {
 pub(super) struct Share {
     of: Arc<InFlight>,
     lane: Lane,
-    bytes: Mutex<usize>,
+    bytes: AtomicUsize,
 }
 
 impl InFlight {
@@ -59,7 +62,7 @@ impl InFlight {
         Share {
             of: self.clone(),
             lane,
-            bytes: Mutex::new(0),
+            bytes: AtomicUsize::new(0),
         }
     }
 
@@ -77,33 +80,37 @@ impl Share {
     /// Takes in more of the request.
     pub(super) fn add(&self, bytes: usize) -> Result<(), Full> {
         let mut held = self.of.lock();
-        let of_lane = held.lanes.get(&self.lane).copied().unwrap_or(0);
+        let Held { in_all, lanes } = &mut *held;
+        let known = lanes.get_mut(&self.lane);
+        let of_lane = known.as_ref().map_or(0, |of_lane| **of_lane);
         if of_lane + bytes > self.of.per_lane {
             return Err(Full {
                 scope: "of this caller",
                 held: of_lane,
             });
         }
-        if held.in_all + bytes > self.of.in_all {
+        if *in_all + bytes > self.of.in_all {
             return Err(Full {
                 scope: "in all",
-                held: held.in_all,
+                held: *in_all,
             });
         }
-        held.in_all += bytes;
-        *held.lanes.entry(self.lane.clone()).or_default() += bytes;
-        *self.own() += bytes;
+        *in_all += bytes;
+        match known {
+            Some(of_lane) => *of_lane += bytes,
+            None => {
+                lanes.insert(self.lane.clone(), bytes);
+            }
+        }
+        // Whoever drops it has heard of every `add`.
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
         Ok(())
-    }
-
-    fn own(&self) -> MutexGuard<'_, usize> {
-        self.bytes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Share {
     fn drop(&mut self) {
-        let bytes = *self.own();
+        let bytes = *self.bytes.get_mut();
         let mut held = self.of.lock();
         held.in_all -= bytes;
         match held.lanes.get_mut(&self.lane) {

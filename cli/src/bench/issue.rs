@@ -39,7 +39,8 @@ const WARM_UP: Duration = Duration::from_secs(1);
 
 pub(crate) fn run(args: &IssueArgs, format: Format) -> Result<Outcome, Ended> {
     args.check()?;
-    let rows = crate::asynchronous(async {
+    let mut rows = Vec::new();
+    let ended = crate::asynchronous(async {
         let key = RsaKey::generate()?;
         let bench = Bench {
             args,
@@ -49,24 +50,28 @@ pub(crate) fn run(args: &IssueArgs, format: Format) -> Result<Outcome, Ended> {
         };
         let measured = async {
             match &args.target {
-                Some(address) => bench.against_target(address).await,
-                None => bench.against_own_servers().await,
+                Some(address) => bench.against_target(address, &mut rows).await,
+                None => bench.against_own_servers(&mut rows).await,
             }
         };
         // What is given up here ends its server and removes its folder.
-        let rows = tokio::select! {
-            rows = measured => rows,
-            () = interrupted() => Err(Failure::local("interrupted: nothing is reported")),
+        let ended = tokio::select! {
+            ended = measured => ended,
+            () = interrupted() => Err(Failure::local("interrupted: the run is not reported")),
         };
         let dropped = bench.drop_databases().await;
-        let rows = rows?;
+        ended?;
         dropped?;
-        Ok::<_, Ended>(rows)
-    })?;
-    match format {
-        Format::Json => output::json(&rows)?,
-        Format::Text => output::text(&report::table(&rows))?,
+        Ok::<_, Ended>(())
+    });
+    // What was measured before a run failed is worth its minutes all the same.
+    if ended.is_ok() || !rows.is_empty() {
+        match format {
+            Format::Json => output::json(&rows)?,
+            Format::Text => output::text(&report::table(&rows))?,
+        }
     }
+    ended?;
     Ok(Outcome::Done)
 }
 
@@ -109,7 +114,7 @@ impl Bench<'_> {
         Ok(())
     }
 
-    async fn against_own_servers(&self) -> Result<Vec<Row>, Failure> {
+    async fn against_own_servers(&self, rows: &mut Vec<Row>) -> Result<(), Failure> {
         let binary = server::binary(self.args.server_binary.as_deref())?;
         let population = Population::new(self.args.pods as usize);
         let csrs = make_csrs(CSRS.min(self.args.pods as usize))?;
@@ -125,7 +130,6 @@ impl Bench<'_> {
             key: &self.key,
             csrs: &csrs,
         };
-        let mut rows = Vec::new();
         for store in &self.args.stores {
             for path in self.args.paths() {
                 let name = format!("{}-{}", path.name(), store.name());
@@ -167,7 +171,7 @@ impl Bench<'_> {
                 }
             }
         }
-        Ok(rows)
+        Ok(())
     }
 
     /// One path against one server of ours.
@@ -203,11 +207,10 @@ impl Bench<'_> {
         self.measure(run, async || server.usage().ok()).await
     }
 
-    async fn against_target(&self, address: &str) -> Result<Vec<Row>, Failure> {
+    async fn against_target(&self, address: &str, rows: &mut Vec<Row>) -> Result<(), Failure> {
         let target = Target::read(self.args, address)?;
         let tokens = target::tokens(self.args)?;
         let csrs = make_csrs(tokens.len().clamp(256, CSRS))?;
-        let mut rows = Vec::new();
         for path in self.args.paths() {
             let tls =
                 |identity| trust::client_config(&target.trust_domain, &target.bundles, identity);
@@ -233,7 +236,7 @@ impl Bench<'_> {
             };
             rows.push(self.measure(run, async || target.usage().await).await?);
         }
-        Ok(rows)
+        Ok(())
     }
 
     async fn measure(

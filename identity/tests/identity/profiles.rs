@@ -13,6 +13,7 @@ use citadel_identity::{SpiffeId, bundle, pem, template};
 use proptest::prelude::*;
 use rustls_pki_types::CertificateDer;
 use time::OffsetDateTime;
+use x509_parser::extensions::ParsedExtension;
 
 use crate::support::{NOW, OpenSsl, OwnCa, serial, td};
 
@@ -374,6 +375,53 @@ proptest! {
         // The profile has no clock: only whether it has expired is beyond it.
         prop_assert_eq!(verdict.is_ok(), lifetime > 0, "{:?}", verdict);
     }
+}
+
+/// The linter reads the frame by itself: what it lets pass is read the same by others.
+#[test]
+fn spiffe_req_06_to_12_a_changed_bit_passes_the_linter_only_where_the_ca_is_free() {
+    let ca = OwnCa::new();
+    let key = proven();
+    let mut wanted = request("spiffe://example.org/ns/shop/sa/web");
+    wanted.dns_names = vec!["web.shop.svc".into()];
+    let good = prepare(&wanted, &key, &ca.issuer, ca.key.algorithm())
+        .unwrap()
+        .dummy;
+    let context = context(&ca, &wanted, &key);
+    lint(&good, &context).unwrap();
+    // All but serial, validity, subject key identifier and signature.
+    let fixed = |der: &[u8]| {
+        let (rest, certificate) = x509_parser::parse_x509_certificate(der).unwrap();
+        assert!(rest.is_empty());
+        let tbs = &certificate.tbs_certificate;
+        let extensions: Vec<_> = tbs
+            .extensions()
+            .iter()
+            .filter(|extension| {
+                !matches!(
+                    extension.parsed_extension(),
+                    ParsedExtension::SubjectKeyIdentifier(_)
+                )
+            })
+            .map(|extension| format!("{extension:?}"))
+            .collect();
+        let names = [tbs.issuer.as_raw(), tbs.subject.as_raw()].map(<[u8]>::to_vec);
+        let algorithms = format!("{:?} {:?}", tbs.signature, certificate.signature_algorithm);
+        let spki = tbs.subject_pki.raw.to_vec();
+        (tbs.version, names, algorithms, spki, extensions)
+    };
+    let expected = fixed(&good);
+    let mut passed = 0;
+    for bit in 0..good.len() * 8 {
+        let mut changed = good.clone();
+        changed[bit / 8] ^= 1 << (bit % 8);
+        if lint(&changed, &context).is_ok() {
+            assert_eq!(fixed(&changed), expected, "bit {bit}");
+            passed += 1;
+        }
+    }
+    // Serial and identifier have 126 and 160 bits or so, the signature as many as it has.
+    assert!((280..good.len() * 8 / 4).contains(&passed), "{passed}");
 }
 
 #[test]

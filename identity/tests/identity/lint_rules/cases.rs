@@ -20,14 +20,19 @@ fn change_tbs(der: &[u8], change: impl Fn(&[u8]) -> Vec<u8>) -> Vec<u8> {
     tlv(0x30, &[&tbs, parts[1], parts[2]].concat())
 }
 
-/// Puts the first extension behind the last one again.
-fn repeat_extension(der: &[u8]) -> Vec<u8> {
+/// Changes the list of its extensions.
+fn change_extensions(der: &[u8], change: impl Fn(&[&[u8]]) -> Vec<u8>) -> Vec<u8> {
     change_tbs(der, |tbs| {
         let fields = children(tbs);
         let list = content(content(fields[7]));
-        let list = tlv(0x30, &[list, children(list)[0]].concat());
+        let list = tlv(0x30, &change(&children(list)));
         [fields[..7].concat(), tlv(0xa3, &list)].concat()
     })
+}
+
+/// Puts the first extension behind the last one again.
+fn repeat_extension(der: &[u8]) -> Vec<u8> {
+    change_extensions(der, |list| [&list.concat(), list[0]].concat())
 }
 
 /// The place of the last occurrence.
@@ -62,8 +67,28 @@ pub(super) fn cases() -> Vec<(Rule, Case)> {
             leaf().changed(|der, _| append_inside(&der, &[5, 0])),
         ),
         (
-            Rule::Parses,
+            Rule::NothingBehind,
             leaf().changed(|der, _| change_tbs(&der, |tbs| [tbs, &[0x84, 0]].concat())),
+        ),
+        (
+            // A unique ID of its subject, before the extensions.
+            Rule::Parses,
+            leaf().changed(|der, _| {
+                change_tbs(&der, |tbs| {
+                    let fields = children(tbs);
+                    [&fields[..7].concat(), &[0x82, 2, 0, 1][..], fields[7]].concat()
+                })
+            }),
+        ),
+        (
+            Rule::Parses,
+            leaf().changed(|der, _| {
+                change_tbs(&der, |tbs| {
+                    let fields = children(tbs);
+                    let validity = tlv(0x30, &[0x17, 1, b'Z', 0x17, 1, b'Z']);
+                    [fields[..4].concat(), validity, fields[5..].concat()].concat()
+                })
+            }),
         ),
         (
             Rule::Version3,
@@ -451,6 +476,23 @@ pub(super) fn cases() -> Vec<(Rule, Case)> {
         (
             Rule::MalformedExtension,
             leaf().with("basicConstraints", "critical,DER:04:00"),
+        ),
+        (
+            // Something behind its value.
+            Rule::MalformedExtension,
+            leaf().with("basicConstraints", "critical,DER:30:00:05:00"),
+        ),
+        (
+            // FALSE, which DER leaves out.
+            Rule::MalformedExtension,
+            leaf().changed(|der, _| {
+                change_extensions(&der, |list| {
+                    let first = content(list[0]);
+                    let (oid, value) = (children(first)[0], *children(first).last().unwrap());
+                    let spelled = tlv(0x30, &[oid, &[1, 1, 0], value].concat());
+                    [spelled, list[1..].concat()].concat()
+                })
+            }),
         ),
     ]
 }

@@ -1,0 +1,119 @@
+//! The frame of a certificate (RFC 5280 section 4.1): which bytes are which field. Read in
+//! strict DER, with nothing between the fields, and nothing behind them.
+
+use super::Rule;
+use crate::der::{self, DerError, Reader};
+
+/// `[3]`, constructed.
+const CONTEXT_3: u8 = 0xa3;
+const UTC_TIME: u8 = 0x17;
+const GENERALIZED_TIME: u8 = 0x18;
+
+/// A certificate's fields.
+pub(super) struct Parts<'a> {
+    /// What is in `[0]`.
+    pub(super) version: &'a [u8],
+    /// The serial number's octets, a sign octet with them.
+    pub(super) serial: &'a [u8],
+    /// The content of the `AlgorithmIdentifier` that is signed.
+    pub(super) inner_algorithm: &'a [u8],
+    /// And of the one that is not.
+    pub(super) outer_algorithm: &'a [u8],
+    /// The issuer's name, whole.
+    pub(super) issuer: &'a [u8],
+    /// Start of its validity, a Time, whole.
+    pub(super) not_before: &'a [u8],
+    /// And its end.
+    pub(super) not_after: &'a [u8],
+    /// The subject's name, whole.
+    pub(super) subject: &'a [u8],
+    /// The `SubjectPublicKeyInfo`, whole.
+    pub(super) spki: &'a [u8],
+    extensions: Reader<'a>,
+}
+
+/// One extension, its value not looked at.
+pub(super) struct RawExtension<'a> {
+    pub(super) oid: &'a [u8],
+    pub(super) critical: bool,
+    pub(super) value: &'a [u8],
+}
+
+impl<'a> Parts<'a> {
+    /// Or the rule that it breaks.
+    pub(super) fn read(certificate: &'a [u8]) -> Result<Self, Rule> {
+        Self::fields(certificate).map_err(|error| match error {
+            DerError::Trailing => Rule::NothingBehind,
+            _ => Rule::Parses,
+        })
+    }
+
+    fn fields(certificate: &'a [u8]) -> Result<Self, DerError> {
+        let signed = der::signed(certificate)?;
+        let mut fields = Reader::new(der::single(signed.message, der::SEQUENCE)?.content);
+        let version = fields.expect(der::CONTEXT_0)?.content;
+        let serial = fields.expect(der::INTEGER)?.content;
+        let inner_algorithm = fields.expect(der::SEQUENCE)?.content;
+        let issuer = fields.expect(der::SEQUENCE)?.whole;
+        let mut validity = Reader::new(fields.expect(der::SEQUENCE)?.content);
+        let not_before = time(&mut validity)?;
+        let not_after = time(&mut validity)?;
+        validity.finish()?;
+        let subject = fields.expect(der::SEQUENCE)?.whole;
+        let spki = fields.expect(der::SEQUENCE)?.whole;
+        // Unique IDs (section 4.1.2.8) would come before, and are none of ours.
+        let extensions = fields.expect(CONTEXT_3)?.content;
+        fields.finish()?;
+        Ok(Self {
+            version,
+            serial,
+            inner_algorithm,
+            outer_algorithm: signed.algorithm,
+            issuer,
+            not_before,
+            not_after,
+            subject,
+            spki,
+            extensions: Reader::new(der::single(extensions, der::SEQUENCE)?.content),
+        })
+    }
+
+    /// Its extensions, one after the other; nothing after one that can't be read.
+    pub(super) fn extensions(&self) -> impl Iterator<Item = Result<RawExtension<'a>, Rule>> {
+        let mut rest = self.extensions;
+        let mut broken = false;
+        std::iter::from_fn(move || {
+            if broken || rest.is_empty() {
+                return None;
+            }
+            let next = extension(&mut rest);
+            broken = next.is_err();
+            Some(next.map_err(|_| Rule::MalformedExtension))
+        })
+    }
+}
+
+fn extension<'a>(list: &mut Reader<'a>) -> Result<RawExtension<'a>, DerError> {
+    let mut fields = Reader::new(list.expect(der::SEQUENCE)?.content);
+    let oid = fields.expect(der::OBJECT_IDENTIFIER)?.content;
+    let critical = fields.is_true()?;
+    let value = fields.expect(der::OCTET_STRING)?.content;
+    fields.finish()?;
+    Ok(RawExtension {
+        oid,
+        critical,
+        value,
+    })
+}
+
+/// A Time, whole.
+fn time<'a>(validity: &mut Reader<'a>) -> Result<&'a [u8], DerError> {
+    let time = validity.any()?;
+    match time.tag {
+        UTC_TIME | GENERALIZED_TIME => Ok(time.whole),
+        found => Err(DerError::Tag {
+            expected: UTC_TIME,
+            found,
+        }),
+    }
+}
