@@ -41,37 +41,31 @@ async fn each_of_200_answers_is_written_after_the_log_s_fdatasync_returned() {
     let client = ClientBuilder::new(&ca).token(&token).build();
     // The first makes the connection, whose handshake is not an answer.
     client.issue(&csr::plain()).await.expect("an SVID");
-    let begun = trace::read(&output).len();
+    let local = client.seen().only().local.to_string();
+    let wal = format!("{}-wal", ca.database().display());
+    let begun = after_first_answer(&output, &local, &wal).await;
     let csr = csr::plain();
     for _ in 0..ANSWERS {
         // One after the other: each has a commit of its own.
         client.issue(&csr).await.expect("an SVID");
     }
 
-    let local = client.seen().only().local;
-    let database = ca.database();
-    let wal = format!("{}-wal", database.display());
     // strace writes a line when it has seen the call, which may be after our answer.
     let events = wait::until(
         "strace has seen all answers",
         Duration::from_secs(10),
         async || {
             let events = trace::read(&output);
-            let answers = answers_to(&events[begun..], &local.to_string()).len();
-            (answers >= ANSWERS).then_some(events)
+            (answers_to(&events[begun..], &local).len() >= ANSWERS).then_some(events)
         },
     )
     .await;
     let events = &events[begun..];
-    let answers = answers_to(events, &local.to_string());
-    assert_eq!(
-        answers.len(),
-        ANSWERS,
-        "one write for each answer, and none besides"
-    );
+    let answers = answers_to(events, &local);
+    assert_eq!(answers.len(), ANSWERS, "one answer to each request");
 
     for (number, answer) in answers.into_iter().enumerate() {
-        let since = since_request(events, &local.to_string(), answer);
+        let since = since_request(events, &local, answer);
         // Writes after that sync are another transaction's: the tree has its own.
         let written = since.iter().position(|event| event.is_write_to(&wal));
         let written = written.unwrap_or_else(|| panic!("answer {number}: nothing was written"));
@@ -101,7 +95,15 @@ async fn no_answer_overtakes_a_write_to_the_log_that_is_not_synced() {
         client.issue(&csr::plain()).await.expect("an SVID");
         callers.push(client);
     }
-    let begun = trace::read(&output).len();
+    let wal = format!("{}-wal", ca.database().display());
+    let locals: Vec<_> = callers
+        .iter()
+        .map(|client| client.seen().only().local.to_string())
+        .collect();
+    let mut begun = 0;
+    for local in &locals {
+        begun = after_first_answer(&output, local, &wal).await;
+    }
     let tasks = callers.iter().cloned().map(|client| {
         tokio::spawn(async move {
             let csr = csr::plain();
@@ -113,11 +115,6 @@ async fn no_answer_overtakes_a_write_to_the_log_that_is_not_synced() {
     for task in tasks.collect::<Vec<_>>() {
         task.await.expect("a caller");
     }
-    let wal = format!("{}-wal", ca.database().display());
-    let locals: Vec<_> = callers
-        .iter()
-        .map(|client| client.seen().only().local.to_string())
-        .collect();
     let count = |events: &[Event]| -> usize {
         locals
             .iter()
@@ -196,6 +193,24 @@ async fn traced(api: &ApiServer, output: &Path) -> Ca {
     CaBuilder::new(api).await.wrapped(wrapper).start().await
 }
 
+/// How many events there are once strace has written the first answer to this client: it writes
+/// a line when it has seen the call, which may be after the client has read what was written.
+async fn after_first_answer(output: &Path, client: &str, wal: &str) -> usize {
+    wait::until(
+        "strace has seen the first answer",
+        Duration::from_secs(10),
+        async || {
+            let events = trace::read(output);
+            // The handshake is a large write to the client as well, with no commit before it.
+            answers_to(&events, client)
+                .into_iter()
+                .any(|answer| is_synced(since_request(&events, client, answer), wal))
+                .then_some(events.len())
+        },
+    )
+    .await
+}
+
 /// From the arrival of the request to its answer. A client has one request at a time.
 fn since_request<'a>(events: &'a [Event], client: &str, answer: usize) -> &'a [Event] {
     let arrived = events[..answer]
@@ -215,13 +230,18 @@ fn is_synced(events: &[Event], wal: &str) -> bool {
     })
 }
 
-/// Where, among the events, an answer's write to this client begins. What was asked before them
-/// is left out: strace may have written its answer's line after we had read the answer.
+/// Where, among the events, an answer's first large write to this client begins: one for each
+/// request, since an answer may leave in two writes. What was asked before them is left out.
 fn answers_to(events: &[Event], client: &str) -> Vec<usize> {
-    let is_request = |event: &Event| event.is_read_from_peer(client, LEAST_REQUEST);
-    let is_answer = |event: &Event| event.is_write_to_peer(client, LEAST_ANSWER);
-    let asked = events.iter().position(is_request);
-    (asked.unwrap_or(events.len())..events.len())
-        .filter(|&at| is_answer(&events[at]))
-        .collect()
+    let mut asked = false;
+    let mut answers = Vec::new();
+    for (at, event) in events.iter().enumerate() {
+        if event.is_read_from_peer(client, LEAST_REQUEST) {
+            asked = true;
+        } else if asked && event.is_write_to_peer(client, LEAST_ANSWER) {
+            asked = false;
+            answers.push(at);
+        }
+    }
+    answers
 }
