@@ -197,7 +197,7 @@ async fn traced(api: &ApiServer, output: &Path) -> Ca {
 /// a line when it has seen the call, which may be after the client has read what was written.
 async fn after_first_answer(output: &Path, client: &str, wal: &str) -> usize {
     wait::until(
-        "strace has seen the first answer",
+        "strace has seen the first answer, and a sync before it",
         Duration::from_secs(10),
         async || {
             let events = trace::read(output);
