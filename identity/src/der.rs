@@ -1,7 +1,7 @@
 //! The little DER that this crate reads and writes by itself: the frame around
-//! certificates, requests and keys (ITU-T X.690). What is inside a certificate's fields
-//! is x509-parser's job; a frame reader of our own never looks into fields that we
-//! must ignore, so their content can't make it fail.
+//! certificates, requests and keys (ITU-T X.690), and what the linter judges. What is
+//! inside a certificate that others made is x509-parser's job; a frame reader of our own never
+//! looks into fields that we must ignore, so their content can't make it fail.
 
 use thiserror::Error;
 
@@ -10,9 +10,13 @@ pub(crate) const INTEGER: u8 = 0x02;
 pub(crate) const BIT_STRING: u8 = 0x03;
 pub(crate) const OCTET_STRING: u8 = 0x04;
 pub(crate) const OBJECT_IDENTIFIER: u8 = 0x06;
+pub(crate) const UTC_TIME: u8 = 0x17;
+pub(crate) const GENERALIZED_TIME: u8 = 0x18;
 pub(crate) const SEQUENCE: u8 = 0x30;
 /// `[0]`, constructed.
 pub(crate) const CONTEXT_0: u8 = 0xa0;
+/// `[3]`, constructed.
+pub(crate) const CONTEXT_3: u8 = 0xa3;
 
 /// Why bytes are not the DER that was expected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -112,10 +116,7 @@ impl<'a> Reader<'a> {
 
     /// A positive INTEGER's magnitude, without a sign octet.
     pub(crate) fn positive_integer(&mut self) -> Result<&'a [u8], DerError> {
-        match self.expect(INTEGER)?.content {
-            [] | [0] | [0x80..=0xff, ..] | [0, 0..=0x7f, ..] => Err(DerError::Integer),
-            [0, magnitude @ ..] | magnitude => Ok(magnitude),
-        }
+        magnitude(self.expect(INTEGER)?.content)
     }
 
     /// A BIT STRING of whole bytes.
@@ -143,6 +144,14 @@ impl<'a> Reader<'a> {
         } else {
             Err(DerError::Trailing)
         }
+    }
+}
+
+/// The magnitude of a positive INTEGER with this content, without a sign octet.
+pub(crate) fn magnitude(content: &[u8]) -> Result<&[u8], DerError> {
+    match content {
+        [] | [0] | [0x80..=0xff, ..] | [0, 0..=0x7f, ..] => Err(DerError::Integer),
+        [0, magnitude @ ..] | magnitude => Ok(magnitude),
     }
 }
 

@@ -12,6 +12,7 @@ use x509_parser::asn1_rs::FromDer as _;
 use x509_parser::time::ASN1Time;
 use x509_parser::x509::X509Name;
 
+use crate::der;
 use crate::issuer::Issuer;
 use crate::limits;
 use crate::profile::SvidUse;
@@ -21,7 +22,7 @@ mod extensions;
 mod parts;
 mod rule;
 use extensions::{Extension, Extensions, KeyUsage, Name, Names};
-use parts::Parts;
+use parts::{Parts, RawExtension};
 pub use rule::Rule;
 
 /// What a certificate is held against.
@@ -115,12 +116,10 @@ impl Linter<'_> {
     fn frame(&mut self, certificate: &Parts<'_>) {
         self.demand(Rule::Version3, certificate.version == VERSION_3);
         let serial = certificate.serial;
-        // The sign octet that DER puts before a set top bit, and only there, counts: 20 octets
-        // in all.
-        let positive = matches!(serial, [1..=0x7f, ..] | [0, 0x80..=0xff, ..]);
+        // The sign octet that DER puts before a set top bit counts: 20 octets in all.
         self.demand(
             Rule::Serial,
-            positive && serial.len() <= limits::SERIAL_OCTETS,
+            der::magnitude(serial).is_ok() && serial.len() <= limits::SERIAL_OCTETS,
         );
         let algorithm = certificate.inner_algorithm;
         self.demand(
@@ -192,8 +191,10 @@ impl Linter<'_> {
 
     fn extensions(&mut self, certificate: &Parts<'_>) {
         let mut extensions = Extensions::default();
-        for extension in certificate.extensions() {
-            match extension.and_then(|extension| extensions.add(&extension)) {
+        let mut list = certificate.extensions;
+        while !list.is_empty() {
+            let next = RawExtension::next(&mut list);
+            match next.and_then(|extension| extensions.add(&extension)) {
                 Ok(()) => {}
                 // What the others say is of no interest any more.
                 Err(Rule::MalformedExtension) => {

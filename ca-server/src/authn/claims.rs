@@ -242,14 +242,14 @@ impl<'t> Parts<'t> {
                 .map_err(|_| ClaimsError::NotCompact)?;
             Ok(decoded.len())
         };
+        let claims_at = append(header)?;
+        let signature_at = append(claims)?;
+        append(signature)?;
         Ok(Self {
             signing_input: signing_input.as_bytes(),
-            claims_at: append(header)?,
-            signature_at: append(claims)?,
-            decoded: {
-                append(signature)?;
-                decoded
-            },
+            decoded,
+            claims_at,
+            signature_at,
         })
     }
 
@@ -313,17 +313,7 @@ mod tests {
         assert_eq!(signature, b"sig");
         assert_eq!((&*header.alg, header.kid.as_deref()), ("RS256", Some("k1")));
         assert_eq!(claims.aud.single(), Some("citadel"));
-        assert_eq!(
-            claims
-                .kubernetes
-                .as_ref()
-                .unwrap()
-                .pod
-                .as_ref()
-                .unwrap()
-                .uid,
-            "p"
-        );
+        assert_eq!(claims.kubernetes.unwrap().pod.unwrap().uid, "p");
         assert_eq!(split_username(&claims.sub), Some(("shop", "web")));
         let jti = claims.jti.unwrap().0;
         for copied in [claims.iss, claims.sub, jti] {

@@ -4,11 +4,6 @@
 use super::Rule;
 use crate::der::{self, DerError, Reader};
 
-/// `[3]`, constructed.
-const CONTEXT_3: u8 = 0xa3;
-const UTC_TIME: u8 = 0x17;
-const GENERALIZED_TIME: u8 = 0x18;
-
 /// A certificate's fields.
 pub(super) struct Parts<'a> {
     /// What is in `[0]`.
@@ -29,7 +24,8 @@ pub(super) struct Parts<'a> {
     pub(super) subject: &'a [u8],
     /// The `SubjectPublicKeyInfo`, whole.
     pub(super) spki: &'a [u8],
-    extensions: Reader<'a>,
+    /// Its extensions, one after the other.
+    pub(super) extensions: Reader<'a>,
 }
 
 /// One extension, its value not looked at.
@@ -62,7 +58,7 @@ impl<'a> Parts<'a> {
         let subject = fields.expect(der::SEQUENCE)?.whole;
         let spki = fields.expect(der::SEQUENCE)?.whole;
         // Unique IDs (section 4.1.2.8) would come before, and are none of ours.
-        let extensions = fields.expect(CONTEXT_3)?.content;
+        let extensions = fields.expect(der::CONTEXT_3)?.content;
         fields.finish()?;
         Ok(Self {
             version,
@@ -77,42 +73,35 @@ impl<'a> Parts<'a> {
             extensions: Reader::new(der::single(extensions, der::SEQUENCE)?.content),
         })
     }
-
-    /// Its extensions, one after the other; nothing after one that can't be read.
-    pub(super) fn extensions(&self) -> impl Iterator<Item = Result<RawExtension<'a>, Rule>> {
-        let mut rest = self.extensions;
-        let mut broken = false;
-        std::iter::from_fn(move || {
-            if broken || rest.is_empty() {
-                return None;
-            }
-            let next = extension(&mut rest);
-            broken = next.is_err();
-            Some(next.map_err(|_| Rule::MalformedExtension))
-        })
-    }
 }
 
-fn extension<'a>(list: &mut Reader<'a>) -> Result<RawExtension<'a>, DerError> {
-    let mut fields = Reader::new(list.expect(der::SEQUENCE)?.content);
-    let oid = fields.expect(der::OBJECT_IDENTIFIER)?.content;
-    let critical = fields.is_true()?;
-    let value = fields.expect(der::OCTET_STRING)?.content;
-    fields.finish()?;
-    Ok(RawExtension {
-        oid,
-        critical,
-        value,
-    })
+impl<'a> RawExtension<'a> {
+    /// The next of a list. After an error nothing is read on.
+    pub(super) fn next(list: &mut Reader<'a>) -> Result<Self, Rule> {
+        Self::fields(list).map_err(|_| Rule::MalformedExtension)
+    }
+
+    fn fields(list: &mut Reader<'a>) -> Result<Self, DerError> {
+        let mut fields = Reader::new(list.expect(der::SEQUENCE)?.content);
+        let oid = fields.expect(der::OBJECT_IDENTIFIER)?.content;
+        let critical = fields.is_true()?;
+        let value = fields.expect(der::OCTET_STRING)?.content;
+        fields.finish()?;
+        Ok(Self {
+            oid,
+            critical,
+            value,
+        })
+    }
 }
 
 /// A Time, whole.
 fn time<'a>(validity: &mut Reader<'a>) -> Result<&'a [u8], DerError> {
     let time = validity.any()?;
     match time.tag {
-        UTC_TIME | GENERALIZED_TIME => Ok(time.whole),
+        der::UTC_TIME | der::GENERALIZED_TIME => Ok(time.whole),
         found => Err(DerError::Tag {
-            expected: UTC_TIME,
+            expected: der::UTC_TIME,
             found,
         }),
     }

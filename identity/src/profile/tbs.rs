@@ -2,7 +2,7 @@
 //!
 //! Every SVID has the same fields, so most of it is constant. They are the bytes that rcgen
 //! writes for the same wishes, as the tests hold; its many small allocations were 4 % of the CPU
-//! of an issuance, and this is 1 %. The linter reads them with another library before
+//! of an issuance, and this is 1 %. The linter reads them, by its own idea of them, before
 //! anything is signed.
 
 use time::{OffsetDateTime, UtcOffset};
@@ -36,10 +36,6 @@ const KEY_IDENTIFIER: u8 = 0x80;
 const DNS_NAME: u8 = 0x82;
 /// `[6]`, primitive: a URI within a SAN.
 const URI: u8 = 0x86;
-/// `[3]`, constructed.
-const CONTEXT_3: u8 = 0xa3;
-const UTC_TIME: u8 = 0x17;
-const GENERALIZED_TIME: u8 = 0x18;
 
 /// `[0] { INTEGER 2 }`: version 3.
 const VERSION_3: &[u8] = &[der::CONTEXT_0, 3, der::INTEGER, 1, 2];
@@ -105,7 +101,7 @@ impl Tbs<'_> {
         out.extend_from_slice(&validity);
         out.extend_from_slice(NO_SUBJECT);
         out.extend_from_slice(self.spki);
-        der::header(&mut out, CONTEXT_3, list);
+        der::header(&mut out, der::CONTEXT_3, list);
         der::header(&mut out, der::SEQUENCE, extensions.len());
         out.extend_from_slice(&extensions);
         Ok(out)
@@ -173,9 +169,9 @@ fn time(out: &mut Vec<u8>, at: OffsetDateTime) -> Result<(), ProfileError> {
     let year = year.ok_or_else(|| ProfileError::Build(format!("a certificate can't say {at}")))?;
     let short = (1950..2050).contains(&year);
     if short {
-        der::header(out, UTC_TIME, 13);
+        der::header(out, der::UTC_TIME, 13);
     } else {
-        der::header(out, GENERALIZED_TIME, 15);
+        der::header(out, der::GENERALIZED_TIME, 15);
         two_digits(out, (year / 100).to_le_bytes()[0]);
     }
     two_digits(out, (year % 100).to_le_bytes()[0]);

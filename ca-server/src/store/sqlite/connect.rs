@@ -16,9 +16,9 @@ pub(super) static MIGRATIONS: Migrator = sqlx::migrate!("../migrations/sqlite");
 /// Six entries of the usual size fill a page; smaller pages leave a fifth empty.
 const PAGE_BYTES: u32 = 8192;
 
-/// Pages in the WAL after which a commit copies it into the database: 20 MB, for
-/// the length of which appends wait. Commits write at the right end of two B-trees, so that nearly every page
-/// is copied once, however often; and a WAL that has its size already costs less to sync.
+/// Pages in the WAL after which a commit copies it into the database: 20 MB, for the length of
+/// which appends wait. Commits write at the right end of two B-trees, so that nearly every page is
+/// copied once, however often; and a WAL that has its size already costs less to sync.
 const AUTOCHECKPOINT_PAGES: u32 = 2_500;
 
 /// Readers at once; each is a thread.
